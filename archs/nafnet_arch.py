@@ -1,0 +1,137 @@
+"""NAFNet: a U-shaped restorer without activation functions.
+
+Paper: Chen, Chu, Zhang and Sun, "Simple Baselines for Image Restoration", ECCV 2022, arXiv:2204.04676.
+Published code: github.com/megvii-research/NAFNet (MIT). Keys and numbers are as published; the code is written afresh.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from basicsr.errors import OptionError
+from basicsr.registry import ARCH_REGISTRY
+
+from .arch_util import LayerNorm2d
+
+
+def simple_gate(x: Tensor) -> Tensor:
+    """Multiplies the first half of the channels by the second: the only non-linearity beside the attention."""
+    first, second = x.chunk(2, dim=1)
+    return first * second
+
+
+class NAFBlock(nn.Module):
+    """One block (figure 3c of the paper): a gated depthwise part with channel attention, then a gated pointwise part.
+
+    ``beta`` and ``gamma`` scale the two residuals and start at zero, so a fresh block is exactly the identity.
+
+    Args:
+        channels: Channels in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.conv1 = nn.Conv2d(channels, wide, 1)
+        self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.conv4 = nn.Conv2d(channels, wide, 1)
+        self.conv5 = nn.Conv2d(channels, channels, 1)
+        self.norm1 = LayerNorm2d(channels)
+        self.norm2 = LayerNorm2d(channels)
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, channels, H, W) to the same shape."""
+        y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
+        x = x + self.conv3(y * self.sca(y)) * self.beta
+        y = simple_gate(self.conv4(self.norm2(x)))
+        return x + self.conv5(y) * self.gamma
+
+
+@ARCH_REGISTRY.register()
+class NAFNet(nn.Module):
+    """NAFNet, a U-shaped image restorer without activation functions.
+
+    A fresh network is an affine map of the image, for all its blocks are the identity; training switches them on.
+
+    The published layouts are GoPro (``enc_blk_nums: [1, 1, 1, 28]``, ``middle_blk_num: 1``, ``dec_blk_nums: [1, 1, 1,
+    1]``) and SIDD (``[2, 2, 4, 8]``, 12, ``[2, 2, 2, 2]``), with width 32 or 64.
+
+    Args:
+        img_channel: Channels of the image.
+        width: Channels at full resolution; each level down doubles them.
+        middle_blk_num: Blocks at the lowest resolution.
+        enc_blk_nums: Blocks of each encoder level, from full resolution down.
+        dec_blk_nums: Blocks of each decoder level, from the lowest resolution up; as many levels as the encoder.
+
+    Raises:
+        OptionError: Encoder and decoder have unlike numbers of levels.
+    """
+
+    min_size = 1
+
+    def __init__(
+        self,
+        img_channel: int = 3,
+        width: int = 16,
+        middle_blk_num: int = 1,
+        enc_blk_nums: list[int] = [],  # noqa: B006  (the published default, only read)
+        dec_blk_nums: list[int] = [],  # noqa: B006
+    ) -> None:
+        super().__init__()
+        if len(enc_blk_nums) != len(dec_blk_nums):
+            raise OptionError(
+                f'NAFNet: enc_blk_nums has {len(enc_blk_nums)} levels and dec_blk_nums {len(dec_blk_nums)}; '
+                'they must have equally many.'
+            )
+        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
+        self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
+        self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
+        self.middle_blks = nn.Sequential()
+        self.ups, self.downs = nn.ModuleList(), nn.ModuleList()
+
+        # Modules are made in the published order, so that a seed gives the published initial weights.
+        channels = width
+        for num in enc_blk_nums:
+            self.encoders.append(_blocks(channels, num))
+            self.downs.append(nn.Conv2d(channels, 2 * channels, 2, stride=2))
+            channels *= 2
+        self.middle_blks = _blocks(channels, middle_blk_num)
+        for num in dec_blk_nums:
+            self.ups.append(nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2)))
+            channels //= 2
+            self.decoders.append(_blocks(channels, num))
+
+    @property
+    def multiple_of(self) -> int:
+        """Height and width are padded inside to a multiple of this."""
+        return 2 ** len(self.encoders)
+
+    def forward(self, inp: Tensor) -> Tensor:
+        """Restores images (N, img_channel, H, W) of any size; the result has the same shape."""
+        height, width = inp.shape[-2:]
+        inp = self._pad(inp)
+        x = self.intro(inp)
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle_blks(x)
+        for up, decoder, skip in zip(self.ups, self.decoders, reversed(skips)):
+            x = decoder(up(x) + skip)
+        return (self.ending(x) + inp)[..., :height, :width]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Adds zeros below and to the right, as published."""
+        bottom, right = -x.shape[-2] % self.multiple_of, -x.shape[-1] % self.multiple_of
+        return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+def _blocks(channels: int, num: int) -> nn.Sequential:
+    return nn.Sequential(*[NAFBlock(channels) for _ in range(num)])

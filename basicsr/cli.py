@@ -1,0 +1,81 @@
+"""What the commands share: their arguments, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from basicsr.errors import OptionError, QualIRError
+
+INTERRUPTED = 130
+
+
+def add_option_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of every command that reads an option file."""
+    parser.add_argument('-opt', '--opt', metavar='FILE', help='option file (YAML)')
+    parser.add_argument(
+        '--force_yml', nargs='+', metavar='KEY:SUBKEY=VALUE', help='values that replace those of the file'
+    )
+    parser.add_argument(
+        '--import',
+        dest='plugins',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='module or .py file of yours to import first',
+    )
+    parser.add_argument(
+        '--explain', metavar='BLOCK', nargs='?', const='', help='print what a section, block or type accepts, and stop'
+    )
+
+
+def explain_if_asked(args: argparse.Namespace) -> int | None:
+    """Answers ``--explain``; otherwise makes sure that there is an option file.
+
+    Returns:
+        None when the command is to go on. (0 would go on too: the text was the whole answer, so it exits here.)
+
+    Raises:
+        OptionError: Neither ``--explain`` nor ``-opt`` was given, or the topic is not known.
+    """
+    if args.explain is None:
+        if args.opt is None:
+            raise OptionError(
+                'Give an option file: -opt options/quickstart.yml (or --explain to read what one may hold).'
+            )
+        return None
+    from basicsr.explain import explain
+    from basicsr.registry import import_plugins
+
+    import_plugins(args.plugins)
+    print(explain(args.explain))
+    raise SystemExit(0)
+
+
+def run_command(work: Callable[[], int]) -> int:
+    """Runs a command and turns what happens into an exit code; a user's mistake becomes its sentence, without traceback."""
+    try:
+        _refuse_foreign_copy()
+        return work()
+    except QualIRError as error:
+        print(f'Error: {error}' if '\n' not in str(error) else f'Error:\n{error}', file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print('Interrupted.', file=sys.stderr)
+        return INTERRUPTED
+
+
+def _refuse_foreign_copy() -> None:
+    """PyPI's ``basicsr`` has the same import name; a mixture of the two must not start.
+
+    Raises:
+        OptionError: The imported package is not the one this file belongs to.
+    """
+    import basicsr
+
+    here = Path(__file__).resolve().parent
+    found = Path(basicsr.__file__ or '').resolve().parent
+    if found != here:
+        raise OptionError(f'Two packages are called basicsr: this command is in {here}, but Python imports {found}.')

@@ -1,0 +1,56 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = '.*.tmp'  # what a killed run may leave behind; see remove_leftovers
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file so that, whatever happens, ``path`` is either the old file or the whole new one.
+
+    Args:
+        path: The file; its folder must exist.
+        write: Is given the open binary file.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written to. Whatever ``write`` raises is passed on. Nothing
+            half-written stays in either case.
+    """
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with temporary.open('wb') as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    write_atomically(path, lambda file: file.write(text.encode('utf-8')))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files that a killed process left in a folder."""
+    for file in folder.glob(TEMPORARY):
+        file.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself durable; not every system can open a folder."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,78 @@
+"""Optimisers by the name of their ``torch.optim`` class, and the learning rate of an iteration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+
+from basicsr.registry import Registry, build
+
+
+class Schedule(Protocol):
+    """A learning-rate schedule: a plain function of the step, so that resuming needs no state."""
+
+    def lr(self, initial_lr: float, step: int) -> float:
+        """Rate at ``step``, counted from 0."""
+        ...
+
+
+class _OptimizerRegistry(Registry):
+    """Plug-ins (``models/*_optimizer.py``) first, then every optimiser of ``torch.optim``."""
+
+    def get(self, name: str) -> Any:
+        return _torch_optimizers()[name] if name in _torch_optimizers() else super().get(name)
+
+    def keys(self) -> list[str]:
+        return sorted({*super().keys(), *_torch_optimizers()})
+
+    def summary(self, name: str) -> str:
+        return 'torch.optim' if name in _torch_optimizers() else super().summary(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _torch_optimizers() or super().__contains__(name)
+
+
+def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
+    known = inspect.getmembers(torch.optim, inspect.isclass)
+    return {n: c for n, c in known if issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer}
+
+
+OPTIMIZER_REGISTRY = _OptimizerRegistry('optimizer', 'basicsr.models', '*_optimizer.py')
+
+
+def build_optimizer(block: dict[str, Any], parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Builds the optimiser that a block describes; each group remembers its starting rate as ``initial_lr``."""
+    optimizer = build(OPTIMIZER_REGISTRY, block, params=[p for p in parameters if p.requires_grad])
+    for group in optimizer.param_groups:
+        group['initial_lr'] = float(group['lr'])
+    return optimizer
+
+
+def set_learning_rate(
+    optimizers: Iterable[torch.optim.Optimizer], schedule: Schedule | None, iteration: int, warmup_iter: int
+) -> float:
+    """Sets the rate of iteration ``iteration`` (counted from 1) and returns that of the first group.
+
+    As BasicSR has it: the schedule is read at ``iteration - 1``, and during warm-up the rate is
+    ``initial_lr * iteration / warmup_iter`` instead.
+    """
+    first = 0.0
+    for n, group in enumerate(g for o in optimizers for g in o.param_groups):
+        rate = group['initial_lr']
+        if iteration < warmup_iter:
+            rate = rate * iteration / warmup_iter
+        elif schedule is not None:
+            rate = schedule.lr(rate, iteration - 1)
+        _assign_rate(group, rate)
+        first = rate if n == 0 else first
+    return first
+
+
+def _assign_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group['lr'], torch.Tensor):  # a capturable optimiser keeps its rate on the device
+        group['lr'].fill_(rate)
+    else:
+        group['lr'] = rate

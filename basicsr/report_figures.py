@@ -1,0 +1,203 @@
+"""The numbers of a report: how metrics are named and written, and the curves that the page draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+Record = dict[str, Any]
+Reader = Callable[[Record], Any]
+
+_MAX_POINTS = 800  # of one curve; more cannot be told apart on a screen
+_SMOOTH_FROM = 40  # fewer points are shown as they are
+_LOG_FROM = 20  # a loss that falls by this factor or more gets a logarithmic axis
+_MINUS = '\N{MINUS SIGN}'
+
+
+def label(metric: str) -> str:
+    """Name of a metric for people: ``psnr_y`` becomes ``PSNR (y)``."""
+    head, _, tail = metric.partition('_')
+    return f'{head.upper()} ({tail})' if tail else head.upper()
+
+
+def unit_of(metric: str) -> str:
+    """``dB`` or nothing."""
+    return 'dB' if metric.lower().startswith('psnr') else ''
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a finite number, else None."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def brief(metric: str, value: float, unit: bool = True, fine: bool = False) -> str:
+    """A value with as many digits as mean something: ``21.8 dB`` (``21.83 dB`` when ``fine``), ``0.912``."""
+    text = _write(value, _digits(metric, value, fine))
+    return f'{text} {unit_of(metric)}' if unit and unit_of(metric) else text
+
+
+def change(metric: str, before: float, after: float, fine: bool = False) -> str:
+    """The signed difference, with the digits of the values: ``+6.5``."""
+    return _write(after - before, _digits(metric, max(abs(before), abs(after)), fine), '+')
+
+
+def _digits(metric: str, size: float, fine: bool) -> int:
+    return 1 + fine if unit_of(metric) or abs(size) >= 10 else 3
+
+
+def _write(value: float, digits: int, sign: str = '') -> str:
+    if math.isnan(value):
+        return '–'
+    if math.isinf(value):
+        return '∞' if value > 0 else f'{_MINUS}∞'
+    return f'{value:{sign}.{digits}f}'.replace('-', _MINUS)
+
+
+def stat(metric: str, before: Any, after: Any, higher: bool | None) -> Record:
+    """Texts of one metric before and after; ``better`` is None where it cannot be said.
+
+    Args:
+        metric: Name of the metric.
+        before: Its value for the input; None when not known.
+        after: Its value for the output; None when not known.
+        higher: Whether higher is better; None when not known.
+    """
+    known = isinstance(before, int | float) and isinstance(after, int | float) and not math.isnan(after - before)
+    return {
+        'label': label(metric),
+        'unit': unit_of(metric),
+        'arrow': {True: '↑', False: '↓', None: ''}[higher],
+        'before': brief(metric, before, unit=False, fine=True) if isinstance(before, int | float) else '–',
+        'after': brief(metric, after, unit=False, fine=True) if isinstance(after, int | float) else '–',
+        'change': change(metric, before, after, fine=True) if known else '–',
+        'better': (after > before) == higher if known and higher is not None and after != before else None,
+    }
+
+
+def photo_count(record: Record) -> int:
+    """How many photographs a validation covered."""
+    return sum(t.get('n', 0) for t in record.get('per_task', {}).values()) or len(record.get('images', []))
+
+
+def charts(train: list[Record], validations: dict[str, list[Record]]) -> list[Record]:
+    """What the page's script draws: ``{title, note, views: [{label, axis, unit, log, lines: [...]}]}``.
+
+    A line is ``{name, x, y, base, style}``; ``base`` is the value before restoration, None in ``y`` leaves a gap.
+
+    Args:
+        train: Training records by iteration.
+        validations: Validation records of each data set, by iteration.
+    """
+    found = []
+    for dataset, records in validations.items():
+        views = [
+            _metric_view(metric, records) for metric in dict.fromkeys(m for r in records for m in r.get('metrics', {}))
+        ]
+        title = f'Quality during training · {dataset}' if len(validations) > 1 else 'Quality during training'
+        note = 'Averages over the validation photos. Dashed: the photos as they came in.'
+        found.append({'title': title, 'note': note, 'views': [v for v in views if v is not None]})
+    kept, per_point = _thin(train)
+    readers = {name: (lambda r, n=name: r.get('losses', {}).get(n)) for r in kept for name in r.get('losses', {})}
+    views = [_train_view(name, '', kept, reader, loss=True) for name, reader in readers.items()]
+    views += [_train_view(name, unit, kept, reader) for name, unit, reader in _OTHER_VIEWS]
+    note = f'One point is the mean of {per_point} log records.' if per_point > 1 else ''
+    found.append({'title': 'Training', 'note': note, 'views': [v for v in views if v is not None]})
+    return [c for c in found if c['views']]
+
+
+def _metric_view(metric: str, records: list[Record]) -> Record | None:
+    """One metric over the iterations: a line for all photographs and one a task."""
+    tasks = sorted({t for r in records for t in r.get('per_task', {})})
+    lines = [_metric_line('all photos', metric, [(r['iter'], r) for r in records])]
+    if len(tasks) > 1:
+        lines += [
+            _metric_line(t, metric, [(r['iter'], r.get('per_task', {}).get(t, {})) for r in records]) for t in tasks
+        ]
+    lines = [line for line in lines if any(y is not None for y in line['y'])]
+    unit = unit_of(metric)
+    axis = f'{label(metric)} ({unit})' if unit else label(metric)
+    return {'label': label(metric), 'axis': axis, 'unit': unit, 'log': False, 'lines': lines} if lines else None
+
+
+def _metric_line(name: str, metric: str, blocks: list[tuple[int, Record]]) -> Record:
+    bases = [number(b.get('input_metrics', {}).get(metric)) for _, b in blocks]
+    return {
+        'name': name,
+        'x': [i for i, _ in blocks],
+        'y': [number(b.get('metrics', {}).get(metric)) for _, b in blocks],
+        'base': next((b for b in reversed(bases) if b is not None), None),
+        'style': 'main' if name == 'all photos' else 'task',
+    }
+
+
+def _train_view(name: str, unit: str, records: list[Record], reader: Reader, loss: bool = False) -> Record | None:
+    """One quantity over the iterations; a loss of many points is smoothed as well. None if it was never recorded."""
+    x, y = [r['iter'] for r in records], [number(reader(r)) for r in records]
+    known = [v for v in y if v is not None]
+    if not known:
+        return None
+    log = loss and min(known) > 0 and max(known) / min(known) > _LOG_FROM
+    lines = [{'name': name, 'x': x, 'y': y, 'base': None, 'style': 'main'}]
+    if loss and len(known) >= _SMOOTH_FROM:
+        lines[0].update(name='as logged', style='faint')
+        lines.append({'name': 'smoothed', 'x': x, 'y': _smooth(y, log), 'base': None, 'style': 'main'})
+    axis = f'loss {name}' if loss else f'{name} ({unit})' if unit else name
+    return {'label': name, 'axis': f'{axis}, log scale' if log else axis, 'unit': unit, 'log': log, 'lines': lines}
+
+
+def _learning_rate(record: Record) -> Any:
+    rate = record.get('lr')
+    return rate[0] if isinstance(rate, list) and rate else rate
+
+
+def _wait_percent(record: Record) -> float | None:
+    share = number(record.get('data_share'))
+    return None if share is None else 100 * share
+
+
+_OTHER_VIEWS: tuple[tuple[str, str, Reader], ...] = (
+    ('learning rate', '', _learning_rate),
+    ('speed', 'images/s', lambda r: r.get('images_per_s')),
+    ('wait for data', '%', _wait_percent),
+)
+
+
+def _smooth(values: list[float | None], log: bool) -> list[float | None]:
+    """Centred running mean over a twentieth of the curve, geometric on a logarithmic axis; gaps stay gaps.
+
+    The window shrinks towards the ends, so that the curve begins and ends where the values do.
+    """
+    level, back = (math.log, math.exp) if log else (float, float)
+    half, end = max(len(values) // 40, 2), len(values) - 1
+    smoothed: list[float | None] = []
+    for index, value in enumerate(values):
+        reach = min(half, index, end - index)
+        near = [level(v) for v in values[index - reach : index + reach + 1] if v is not None]
+        smoothed.append(None if value is None else back(math.fsum(near) / len(near)))
+    return smoothed
+
+
+def _thin(records: list[Record]) -> tuple[list[Record], int]:
+    """Means of consecutive records, at most ``_MAX_POINTS`` of them, and how many records each stands for."""
+    size = -(-len(records) // _MAX_POINTS)
+    if size <= 1:
+        return records, 1
+    return [_mean(records[i : i + size]) for i in range(0, len(records), size)], size
+
+
+def _mean(records: list[Record]) -> Record:
+    """One record for several: the last iteration, and the mean of every finite number."""
+    losses = dict.fromkeys(k for r in records for k in r.get('losses', {}))
+    return {
+        'iter': records[-1]['iter'],
+        'losses': {k: _average([r.get('losses', {}).get(k) for r in records]) for k in losses},
+        'lr': _average([_learning_rate(r) for r in records]),
+        'images_per_s': _average([r.get('images_per_s') for r in records]),
+        'data_share': _average([r.get('data_share') for r in records]),
+    }
+
+
+def _average(values: list[Any]) -> float | None:
+    known = [v for v in map(number, values) if v is not None]
+    return math.fsum(known) / len(known) if known else None

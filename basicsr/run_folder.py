@@ -1,0 +1,106 @@
+"""The folder of a run: made, locked against a second run, never overwritten."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from basicsr import checkpoint
+from basicsr.errors import CheckpointError, OptionError
+from basicsr.files import remove_leftovers, write_text
+
+
+@dataclass
+class RunFolder:
+    """Where everything of one run lies, as in BasicSR: ``experiments/<name>/``.
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    @property
+    def models(self) -> Path:
+        """Weight files."""
+        return self.root / 'models'
+
+    @property
+    def training_states(self) -> Path:
+        """States to resume from."""
+        return self.root / 'training_states'
+
+    @property
+    def visualization(self) -> Path:
+        """Restored images of validations."""
+        return self.root / 'visualization'
+
+    def weights(self, letter: str, label: int | str) -> Path:
+        """Weight file of one network, ``net_g_5000.pth``."""
+        return self.models / f'net_{letter}_{label}.pth'
+
+    def state(self, iteration: int) -> Path:
+        """State file of one iteration."""
+        return self.training_states / f'{iteration}.state'
+
+    def lock(self) -> FileLock:
+        """Claims the folder for this process until it ends, however it ends.
+
+        Raises:
+            OptionError: Another process trains in it, or the disk does not allow writing.
+        """
+        lock = FileLock(self.root.parent / f'.{self.root.name}.lock')
+        try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OptionError(
+                f'Another run is training in {self.root} at this moment. Wait for it, or give this run another name.'
+            ) from error
+        except OSError as error:
+            raise OptionError(f'The run cannot be kept in {self.root}: {error.strerror}.') from error
+        return lock
+
+    def prepare(self, keep: bool) -> Path | None:
+        """Makes the folders. An older run of the same name is kept under a new name, unless it is being resumed.
+
+        Args:
+            keep: Whether this run goes on in the existing folder.
+
+        Returns:
+            Where the older run now lies, if one was moved.
+        """
+        archived = None
+        if not keep and self.root.exists() and any(self.root.iterdir()):
+            archived = self.root.with_name(f'{self.root.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}')
+            while archived.exists():
+                archived = archived.with_name(f'{archived.name}_')
+            self.root.rename(archived)
+        for folder in (self.models, self.training_states, self.visualization):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+        return archived
+
+    def save_options(self, text: str) -> None:
+        """Writes the resolved options beside the run's results."""
+        write_text(self.root / f'{self.root.name}.yml', text)
+
+    def newest_state(self) -> tuple[dict, Path] | None:
+        """The newest state that can be read, and its file; None for a run that has none yet.
+
+        Raises:
+            CheckpointError: There are states, but none can be read.
+        """
+        found = checkpoint.states(self.training_states)
+        errors = []
+        for path in found:
+            try:
+                return checkpoint.read(path), path
+            except CheckpointError as error:
+                errors.append(str(error))
+        if errors:
+            raise CheckpointError(' '.join(errors))
+        return None

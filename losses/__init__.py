@@ -1,0 +1,13 @@
+"""Losses: ``<name>_loss.py``, found by the ``type:`` of an option file."""
+
+from typing import Any
+
+from basicsr.registry import LOSS_REGISTRY, build
+
+
+def build_loss(opt: dict[str, Any]) -> Any:
+    """Builds a loss from its block of options, ``{'type': 'L1Loss', 'loss_weight': 1}``."""
+    return build(LOSS_REGISTRY, opt)
+
+
+__all__ = ['build_loss']

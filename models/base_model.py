@@ -1,0 +1,64 @@
+"""What every training method is: its networks, and the losses of a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+Batch = dict[str, Any]
+
+
+class BaseModel(nn.Module, ABC):
+    """A training method. A subclass writes :meth:`losses`; the trainer does the rest.
+
+    A method with several players (a generator and a discriminator) lists them in ``network_names`` and writes one
+    ``losses_<letter>`` more for each; every player has an optimiser of its own, ``train.optim_<letter>``.
+
+    Args:
+        networks: The networks by letter, ``{'g': net}``; kept as ``net_g`` and so on.
+    """
+
+    network_names: ClassVar[tuple[str, ...]] = ('g',)
+
+    def __init__(self, networks: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for letter, net in networks.items():
+            setattr(self, f'net_{letter}', net)
+        self._averages: dict[str, nn.Module] = {}
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Losses of a batch for the restoration network.
+
+        Args:
+            batch: ``lq`` and ``gt`` (N,3,H,W), RGB in [0,1], and what else the data set gives.
+
+        Returns:
+            Scalars by name. Those that begin with ``l_`` are added up and minimised, the others are only logged.
+        """
+
+    def forward(self, batch: Batch, player: str = 'g') -> dict[str, torch.Tensor]:
+        """Losses of one player; the trainer calls this, so that wrappers for distributed training see every use."""
+        return self.losses(batch) if player == 'g' else getattr(self, f'losses_{player}')(batch)
+
+    def network(self, letter: str) -> nn.Module:
+        """The network that is trained under this letter."""
+        return getattr(self, f'net_{letter}')
+
+    def bind_averages(self, averages: dict[str, nn.Module]) -> None:
+        """Is given the moving averages of the networks, which are neither trained nor saved as part of the method."""
+        self._averages = averages
+
+    def evaluation_network(self) -> nn.Module:
+        """The network that is validated and shipped: the moving average if there is one."""
+        return self._averages.get('g', self.network('g'))
+
+    def extra_state(self) -> dict[str, Any]:
+        """What the method keeps between steps beside its networks (tensors and plain containers), for the checkpoint."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`extra_state` gave."""

@@ -1,0 +1,41 @@
+"""Supervised restoration: a network, a clean image to compare its output with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from basicsr.registry import LOSS_REGISTRY, MODEL_REGISTRY, build
+from basicsr.schema import Block
+
+from .base_model import BaseModel, Batch
+
+
+@MODEL_REGISTRY.register()
+class RestorationModel(BaseModel):
+    """Trains a network on pairs of a degraded and a clean image.
+
+    Args:
+        networks: ``{'g': net}``, mapping (N,3,H,W) to (N,3,H,W).
+        pixel_opt: Loss between output and ground truth, pixel by pixel.
+        fft_opt: Loss between their spectra, added to it.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, nn.Module],
+        pixel_opt: Annotated[dict, Block('loss')],
+        fft_opt: Annotated[dict, Block('loss')] | None = None,
+    ) -> None:
+        super().__init__(networks)
+        self.cri_pix = build(LOSS_REGISTRY, pixel_opt)
+        self.cri_fft = build(LOSS_REGISTRY, fft_opt) if fft_opt else None
+
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        output = self.net_g(batch['lq'])
+        losses = {'l_pix': self.cri_pix(output, batch['gt'])}
+        if self.cri_fft is not None:
+            losses['l_fft'] = self.cri_fft(output, batch['gt'])
+        return losses
