@@ -33,7 +33,7 @@ setup(
     packages=['basicsr', 'basicsr.metrics', 'basicsr.utils', *MOVED],
     package_dir=MOVED,
     package_data={
-        'basicsr': ['*.html'],
+        'basicsr': ['*.html', '*.css', '*.js'],
         'basicsr.share.options': ['*.yml', '*/*.yml', '*/*/*.yml'],
         'basicsr.share.datasets': ['README.md', 'sample/README.md', 'sample/*/*'],
     },

@@ -6,6 +6,7 @@ and, for ``LayerNorm2d``, of NAFNet (github.com/megvii-research/NAFNet, MIT). Th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -42,9 +43,14 @@ def default_init_weights(
             nn.init.constant_(layer.bias, bias_fill)
 
 
+@torch.no_grad()
 def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Tensor:
-    """Fills ``tensor`` in place from a normal distribution cut off at ``a`` and ``b``; returns it."""
-    return nn.init.trunc_normal_(tensor, mean, std, a, b)
+    """Fills ``tensor`` in place from a normal distribution cut off at ``a`` and ``b``; returns it.
+
+    Inverts the distribution function, as in BasicSR; newer versions of PyTorch's own draw other numbers from a seed.
+    """
+    low, high = (math.erf((edge - mean) / (std * math.sqrt(2))) for edge in (a, b))
+    return tensor.uniform_(low, high).erfinv_().mul_(std * math.sqrt(2)).add_(mean).clamp_(a, b)
 
 
 def make_layer(basic_block: Callable[..., nn.Module], num_basic_block: int, **kwarg: Any) -> nn.Sequential:

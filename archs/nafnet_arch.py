@@ -59,8 +59,8 @@ class NAFNet(nn.Module):
 
     A fresh network is an affine map of the image, for all its blocks are the identity; training switches them on.
 
-    The published layouts are GoPro (``enc_blk_nums: [1, 1, 1, 28]``, ``middle_blk_num: 1``, ``dec_blk_nums: [1, 1, 1,
-    1]``) and SIDD (``[2, 2, 4, 8]``, 12, ``[2, 2, 2, 2]``), with width 32 or 64.
+    The published layouts, each with width 32 or 64, are GoPro: ``enc_blk_nums: [1, 1, 1, 28]``, ``middle_blk_num: 1``,
+    ``dec_blk_nums: [1, 1, 1, 1]``; and SIDD: ``[2, 2, 4, 8]``, 12, ``[2, 2, 2, 2]``.
 
     Args:
         img_channel: Channels of the image.
@@ -92,7 +92,7 @@ class NAFNet(nn.Module):
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
         self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
-        self.middle_blks = nn.Sequential()
+        self.middle_blks = nn.Sequential()  # filled below; named here for the published order of the keys
         self.ups, self.downs = nn.ModuleList(), nn.ModuleList()
 
         # Modules are made in the published order, so that a seed gives the published initial weights.
@@ -128,9 +128,12 @@ class NAFNet(nn.Module):
         return (self.ending(x) + inp)[..., :height, :width]
 
     def _pad(self, x: Tensor) -> Tensor:
-        """Adds zeros below and to the right, as published."""
+        """Adds zeros below and to the right, as published.
+
+        Without a branch for sizes that need none, since tracing would make that branch's outcome part of an exported network.
+        """
         bottom, right = -x.shape[-2] % self.multiple_of, -x.shape[-1] % self.multiple_of
-        return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+        return F.pad(x, (0, right, 0, bottom))
 
 
 def _blocks(channels: int, num: int) -> nn.Sequential:

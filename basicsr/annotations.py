@@ -1,4 +1,4 @@
-"""What a parameter's annotation says about the YAML values that it takes: whether one fits, how to convert it, how to describe it."""
+"""What an annotation says about the YAML values of a parameter: which fit, what they become, how to name them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Range:
 
 
 class NotYaml:
-    """Annotation of a parameter whose default is an object that YAML cannot write, such as a class; no value fits it."""
+    """Annotation of a parameter whose default is an object that YAML cannot write, such as a class: no value fits."""
 
 
 def peel(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -60,7 +60,8 @@ def arms(annotation: Any) -> tuple[Any, ...]:
     inner, extras = peel(annotation)
     if get_origin(inner) not in (Union, types.UnionType):
         return (annotation,)
-    return tuple(Annotated[(arm, *extras)] if extras else arm for part in get_args(inner) for arm in arms(part))
+    parts = [arm for part in get_args(inner) for arm in arms(part)]
+    return tuple(Annotated[(arm, *extras)] if extras and arm is not type(None) else arm for arm in parts)
 
 
 def block_kind(annotation: Any) -> str | None:
@@ -83,7 +84,7 @@ def convert(value: Any, annotation: Any) -> tuple[bool, Any]:
 
 
 def describe(annotation: Any) -> str:
-    """An annotation in the words of an option file: ``int``, ``list of float or null``, ``block with a type (loss)``."""
+    """An annotation in the words of an option file: ``int``, ``list of float or null``, ``path``."""
     words = [w for arm in arms(annotation) if (w := _describe_arm(arm))]
     return ' or '.join(dict.fromkeys(words)) or 'a Python object, which an option file cannot give'
 
@@ -193,9 +194,9 @@ def _describe_arm(arm: Any) -> str:
     """Words for one alternative; empty for one that YAML cannot give."""
     inner, extras = peel(arm)
     origin, args = get_origin(inner) or inner, get_args(inner)
-    kind = next((e.kind for e in extras if isinstance(e, Block)), None)
+    kind = block_kind(arm)
     if kind:
-        many = {list: 'list of blocks', dict: 'mapping of blocks' if args else 'block'}.get(origin, 'block')
+        many = 'list of blocks' if is_list(origin) else 'mapping of blocks' if origin is dict and args else 'block'
         return f'{many} with a type ({kind})'
     if origin is Literal:
         return ' | '.join(str(a) for a in args)

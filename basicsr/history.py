@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from basicsr.errors import DataError
+from basicsr.files import write_text
 
 FILE_NAME = 'history.jsonl'
 _NON_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 _TEXT_FIELDS = frozenset({'kind', 'dataset', 'key', 'task', 'protocol', 'facts'})  # a picture may be called "NaN"
-
 _NUMBER_FIELDS = frozenset({'losses', 'metrics', 'input_metrics'})
 
 
@@ -70,7 +68,7 @@ class History:
         records = self.read(self.path)
         kept = [r for r in records if r['iter'] <= iteration]
         lines = [json.dumps(_encode(r), allow_nan=False, separators=(',', ':')) + '\n' for r in kept]
-        write_atomic(self.path, ''.join(lines))
+        write_text(self.path, ''.join(lines))
         return len(records) - len(kept)
 
     @staticmethod
@@ -96,28 +94,6 @@ class History:
                 records.pop(_identity(record), None)
                 records[_identity(record)] = record
         return list(records.values())
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old one or the whole new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'w', encoding='utf-8', newline='\n') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """The permissions that new files do not get; mkstemp would leave the file to its owner alone."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _identity(record: dict[str, Any]) -> tuple[str, int, str]:

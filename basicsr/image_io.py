@@ -6,7 +6,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -62,9 +62,10 @@ def write_image(path: str | Path, image: np.ndarray | torch.Tensor) -> None:
             f"'{path}' cannot be written from an image of shape {tuple(image.shape)}; it must have 3 channels."
         )
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix.lower() in ('.jpg', '.jpeg') else []
-    with _quiet_opencv():
+    done, encoded = False, None
+    with _quiet_opencv(), suppress(cv2.error):  # OpenCV 4 raises where OpenCV 5 says no
         done, encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    if not done:
+    if not done or encoded is None:
         raise DataError(
             f"'{path}' cannot be written: an image of {pixels.shape[1]}x{pixels.shape[0]} does not fit the format."
         )
@@ -76,14 +77,14 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     """An (H,W,C) image as a (C,H,W) float32 tensor; whole numbers are scaled to [0,1], floats kept as they are."""
     if np.issubdtype(image.dtype, np.integer):
         image = image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order='C'))
 
 
 def to_uint8(image: torch.Tensor | np.ndarray) -> np.ndarray:
     """Clips to [0,1], scales by 255 and rounds to the nearest.
 
     Args:
-        image: (C,H,W) tensor or (H,W,C) array; uint8 is passed through.
+        image: (C,H,W) tensor or (H,W,C) array; uint8 is passed through, uint16 is scaled from its own range.
 
     Returns:
         (H,W,C) uint8.
@@ -93,6 +94,8 @@ def to_uint8(image: torch.Tensor | np.ndarray) -> np.ndarray:
         image = (image if image.dtype == torch.uint8 else image.float()).numpy()
     if image.dtype == np.uint8:
         return np.ascontiguousarray(image)
+    if np.issubdtype(image.dtype, np.integer):
+        image = image / np.iinfo(image.dtype).max
     return np.ascontiguousarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
 
 
@@ -176,11 +179,12 @@ def _decode(data: np.ndarray, path: str | Path) -> np.ndarray:
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """Keeps OpenCV from writing to stderr what an error of ours will say."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    set_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
+    level = set_level(0)  # silent
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        set_level(level)
 
 
 # Readers of headers: (width, height, whether the file is whole). Older OpenCV decodes half a JPEG without a word.

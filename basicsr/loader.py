@@ -216,8 +216,9 @@ def batches(loader: DataLoader) -> Iterator[dict[str, Any]]:
 
 
 def quiet_worker(worker: int) -> None:
-    """Starts a loader process: one thread each, and Ctrl-C is the trainer's business."""
+    """Starts a loader process: one thread each; signals to the whole group are the trainer's business."""
     import cv2
 
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -6,17 +6,33 @@ Every block is compared with the constructor it feeds (:mod:`basicsr.schema`), e
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from basicsr.errors import OptionError
-from basicsr.foreign_options import key_hint, type_hint
-from basicsr.registry import MODEL_REGISTRY, import_plugins
-from basicsr.schema import GIVEN, Field, Problems, check_block, check_typed_block, fields_of, section_fields
+from basicsr.foreign_options import key_advice
+from basicsr.registry import (
+    DATASET_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    SCHEDULER_REGISTRY,
+    build,
+    import_plugins,
+)
+from basicsr.schema import (
+    Field,
+    Problems,
+    check_block,
+    check_typed_block,
+    dotted,
+    fields_of_type,
+    find_type,
+    section_fields,
+    show_value,
+)
 from basicsr.sections import (
     DatasetOptions,
     DistOptions,
@@ -28,9 +44,12 @@ from basicsr.sections import (
     TrainOptions,
     ValOptions,
 )
-from basicsr.yaml_io import Document, Mark, override, read_document
+from basicsr.yaml_io import Document, KeyPath, Mark, dump_yaml, override, read_document
 
-DATASET_KEY = re.compile(r'(train|val|test)(_\w+)?')
+PHASES = ('train', 'val', 'test')
+DATASET_KEY = re.compile(rf'({"|".join(PHASES)})(_\w+)?')
+SECTIONS = {'path': PathOptions, 'val': ValOptions, 'logger': LoggerOptions, 'dist_params': DistOptions}
+NETWORK_KEY = re.compile(r'(?:network|optim|pretrain_network|strict_load|param_key)_([a-z])')
 
 
 def load(file: str | Path, overrides: list[str] | None = None, imports: list[str] | None = None) -> Options:
@@ -47,31 +66,64 @@ def load(file: str | Path, overrides: list[str] | None = None, imports: list[str
     document = read_document(find_file(file))
     for text in overrides or []:
         override(document, text)
-    return check(document, imports or [])
+    return check(document, imports)
+
+
+def from_dict(values: Mapping[str, Any]) -> Options:
+    """Checks the options that a program gives as a dict, laid out like an option file; the dict is left unchanged.
+
+    Raises:
+        OptionError: Anything is wrong with them.
+    """
+    return check(Document(copy.deepcopy(dict(values)), {(): Mark('options')}))
 
 
 def check(document: Document, imports: list[str] | None = None) -> Options:
-    """Checks a document whole and returns typed options."""
+    """Checks a document whole and returns typed options.
+
+    Raises:
+        OptionError: Anything is wrong with it; the text has one line for each problem.
+    """
     problems = Problems(document)
-    top_values = check_block(problems, (), document.values, _top_fields(), hint=lambda p: key_hint(p, 'top'))
-    for name in [*(imports or []), *_listed_imports(document)]:
-        import_plugins([name])
-    model_type = top_values.get('model_type', TopLevel.model_type)
-    model_fields, letters = _model_schema(problems, model_type)
-    sections = _check_sections(problems, document, model_fields)
-    networks = _check_networks(problems, document, letters)
-    datasets = _check_datasets(problems, document)
-    _check_metrics(problems, document)
+    _import_all(problems, imports or [])
+    model = find_type(problems, ('model_type',), MODEL_REGISTRY, document.values.get('model_type', TopLevel.model_type))
+    letters = tuple(model.network_names) if model else ()
+    top = check_block(problems, (), document.values, _for_networks(letters, section_fields(TopLevel)), 'top')
+    train, arguments = _check_train(problems, document.values.get('train'), model, letters)
+    sections = {key: _check_section(problems, key, cls, letters) for key, cls in SECTIONS.items()}
+    datasets = _check_datasets(problems, document.values.get('datasets'))
+    _check_labels(problems, sections['val'].get('metrics'))
+    _check_presence(problems, document.values, letters)
     problems.stop()
-    _check_agreement(problems, sections, datasets, letters)
-    problems.stop()
-    return Options(
-        top=TopLevel(**top_values),
-        networks=networks,
+    options = Options(
+        top=TopLevel(**top),
+        networks={letter: top[f'network_{letter}'] for letter in letters},
         datasets=datasets,
+        path=PathOptions(**sections['path']),
+        train=TrainOptions(**train) if train else None,
+        model=arguments,
+        val=ValOptions(**sections['val']),
+        logger=LoggerOptions(**sections['logger']),
+        dist=DistOptions(**sections['dist_params']),
         resolved=document.values,
-        **sections,
     )
+    _check_agreement(problems, options)
+    problems.stop()
+    return options
+
+
+def dataset_options(block: Mapping[str, Any], phase: str) -> DatasetOptions:
+    """Checks one data set block that a program gives as a dict, without ``phase`` and ``scale``.
+
+    Raises:
+        OptionError: Anything is wrong with it.
+    """
+    if phase not in PHASES:
+        raise OptionError(f"The phase of a data set is one of {', '.join(PHASES)}, not '{phase}'.")
+    problems = Problems(Document({}, {(): Mark('data set options')}))
+    dataset = _check_dataset(problems, (), phase, phase, dict(block))
+    problems.stop()
+    return dataset
 
 
 def find_file(path: str | Path) -> Path:
@@ -96,150 +148,136 @@ def project_roots() -> list[Path]:
 
 def dump(options: Options) -> str:
     """The resolved options as YAML text, as they are saved in the run's folder."""
-    return yaml.safe_dump(options.resolved, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    return dump_yaml(options.resolved)
 
 
 def train_fields(model_type: str) -> dict[str, Field]:
     """Keys of section ``train`` for one training method: the trainer's and the method's own."""
-    own = fields_of(MODEL_REGISTRY.get(model_type), GIVEN['model'])
-    return {**section_fields(TrainOptions), **own}
+    model = MODEL_REGISTRY.get(model_type)
+    return {**_for_networks(model.network_names, section_fields(TrainOptions)), **fields_of_type('model', model)}
 
 
-def _top_fields() -> dict[str, Field]:
-    fields = section_fields(TopLevel)
-    plain = {k: dataclasses.replace(f, annotation=dict | None) for k, f in fields.items() if k.startswith('network_')}
-    return {**fields, **plain}  # networks are checked as blocks, once the imports are done
+def _import_all(problems: Problems, imports: list[str]) -> None:
+    """Imports what the command line and the file ask for, so that their types are known."""
+    listed = problems.document.values.get('imports')
+    wanted: list[tuple[KeyPath, Any]] = [(('--import',), name) for name in imports]
+    wanted += [(('imports', i), name) for i, name in enumerate(listed if isinstance(listed, list) else [])]
+    problems.document.marks[('--import',)] = Mark('--import')
+    for path, name in wanted:
+        try:
+            import_plugins([name] if isinstance(name, str) else [])  # another type is refused with the other keys
+        except OptionError as error:
+            problems.add(path, str(error) if path[0] == '--import' else f"'imports': {error}")
 
 
-def _listed_imports(document: Document) -> list[str]:
-    names = document.values.get('imports') or []
-    return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+def _for_networks(letters: tuple[str, ...], fields: Mapping[str, Field]) -> dict[str, Field]:
+    """Leaves out the keys of networks that the training method does not have, such as ``optim_d``."""
+    matches = {name: NETWORK_KEY.fullmatch(name) for name in fields}
+    return {n: f for n, f in fields.items() if not letters or matches[n] is None or matches[n][1] in letters}
 
 
-def _model_schema(problems: Problems, model_type: Any) -> tuple[dict[str, Field], tuple[str, ...]]:
-    """Keys that the training method adds to ``train``, and the letters of its networks."""
-    if not isinstance(model_type, str):
-        return {}, ()
-    try:
-        cls = MODEL_REGISTRY.get(model_type)
-    except (OptionError, ImportError) as error:
-        problems.add(('model_type',), f"'model_type': {type_hint('model', model_type) or error}")
-        return {}, ()
-    return fields_of(cls, GIVEN['model']), tuple(cls.network_names)
+def _check_section(problems: Problems, key: str, section: type, letters: tuple[str, ...]) -> dict[str, Any]:
+    block = problems.document.values.get(key)
+    fields = _for_networks(letters, section_fields(section))
+    return check_block(problems, (key,), {} if block is None else block, fields, key)
 
 
-def _check_sections(problems: Problems, document: Document, model_fields: dict[str, Field]) -> dict[str, Any]:
-    values = document.values
-    sections: dict[str, Any] = {'train': None, 'model': {}}
-    if values.get('train') is not None:
-        fields = {**section_fields(TrainOptions), **model_fields}
-        block = check_block(problems, ('train',), values['train'], fields, lambda p: key_hint(p, 'train'))
-        sections['model'] = {k: v for k, v in block.items() if k in model_fields}
-        own = {k: v for k, v in block.items() if k not in model_fields}
-        sections['train'] = own if problems.found else TrainOptions(**own)
-    names = {'path': PathOptions, 'val': ValOptions, 'logger': LoggerOptions, 'dist_params': DistOptions}
-    for key, cls in names.items():
-        block = values.get(key) if values.get(key) is not None else {}
-        checked = check_block(problems, (key,), block, section_fields(cls), lambda p, k=key: key_hint(p, k))
-        sections['dist' if key == 'dist_params' else key] = checked if problems.found else cls(**checked)
-    return sections
+def _check_train(
+    problems: Problems, block: Any, model: Any, letters: tuple[str, ...]
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The trainer's own keys of section ``train``, None without one, and the arguments of the training method."""
+    if block is None:
+        return None, {}
+    fields = _for_networks(letters, section_fields(TrainOptions))
+    if model is None and isinstance(block, dict):  # what the unknown method would add cannot be told
+        block = {k: v for k, v in block.items() if k in fields}
+    added = fields_of_type('model', model) if model else {}
+    checked = check_block(problems, ('train',), block, {**fields, **added}, 'train')
+    return {k: v for k, v in checked.items() if k not in added}, {k: v for k, v in checked.items() if k in added}
 
 
-def _check_networks(problems: Problems, document: Document, letters: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    networks = {}
-    for key, block in document.values.items():
-        if not str(key).startswith('network_') or block is None:
-            continue
-        if letters and key.removeprefix('network_') not in letters:
-            wanted = ', '.join(f'network_{letter}' for letter in letters)
-            problems.add((key,), f"this training method has no '{key}'; it uses {wanted}.")
-            continue
-        networks[key.removeprefix('network_')] = check_typed_block(problems, (key,), block, 'arch', {})
-    for letter in letters:
-        if document.values.get(f'network_{letter}') is None:
-            problems.add((), f"block 'network_{letter}' is missing: give it a type and that network's arguments.")
-    return networks
-
-
-def _check_datasets(problems: Problems, document: Document) -> dict[str, DatasetOptions]:
-    blocks = document.values.get('datasets')
+def _check_datasets(problems: Problems, blocks: Any) -> dict[str, DatasetOptions]:
     found: dict[str, DatasetOptions] = {}
-    if not isinstance(blocks, dict):
-        if blocks is None:
-            problems.add((), "section 'datasets' is missing: give it train and val blocks (or test blocks).")
-        return found
-    loader_fields = section_fields(LoaderOptions)
-    for key, block in blocks.items():
+    for key, block in blocks.items() if isinstance(blocks, dict) else ():
+        path = ('datasets', key)
         match = DATASET_KEY.fullmatch(str(key))
         if match is None:
-            allowed = ['train', 'val', 'test', 'val_NAME', 'test_NAME']
-            problems.unknown(('datasets', key), allowed, key_hint(('datasets', key), 'datasets'))
-            continue
-        checked = check_typed_block(problems, ('datasets', key), block, 'dataset', loader_fields)
-        loader = {k: checked.pop(k) for k in list(checked) if k in loader_fields}
-        if not problems.found:
-            found[key] = DatasetOptions(key, match[1], checked, LoaderOptions(**loader))
-            _check_stages(problems, found[key])
+            problems.unknown(path, [*PHASES, 'val_NAME', 'test_NAME'], key_advice('datasets', str(key)))
+        found[str(key)] = _check_dataset(problems, path, str(key), match[1] if match else 'train', block)
     return found
 
 
-def _check_stages(problems: Problems, dataset: DatasetOptions) -> None:
-    loader = dataset.loader
+def _check_dataset(problems: Problems, path: KeyPath, key: str, phase: str, block: Any) -> DatasetOptions:
+    """One data set block; its loader options are kept apart from the arguments of its constructor."""
+    before = len(problems.found)
+    checked = check_typed_block(problems, path, block, 'dataset', section_fields(LoaderOptions))
+    if problems.hopeless or len(problems.found) > before:
+        return DatasetOptions(key, phase, {}, LoaderOptions())
+    own = fields_of_type('dataset', DATASET_REGISTRY.get(checked['type']))
+    loader = {k: v for k, v in checked.items() if k in section_fields(LoaderOptions) and k not in own}
+    arguments = {k: v for k, v in checked.items() if k not in loader}
+    dataset = DatasetOptions(key, phase, arguments, LoaderOptions(**loader))
+    _check_stages(problems, path, dataset.loader)
+    return dataset
+
+
+def _check_stages(problems: Problems, path: KeyPath, loader: LoaderOptions) -> None:
     stages = {k: getattr(loader, k) for k in ('gt_sizes', 'mini_batch_sizes', 'iters')}
     given = {k: v for k, v in stages.items() if v is not None}
-    if given and (len(given) < 3 or len({len(v) for v in given.values()}) > 1 or min(map(min, given.values())) < 1):
-        path = ('datasets', dataset.key, next(iter(given)))
-        text = 'gt_sizes, mini_batch_sizes and iters belong together: three lists of the same length, of numbers from 1'
-        problems.add(path, f'{text}; given: {given}.')
+    if given and (len(given) < len(stages) or len({len(v) for v in given.values()}) > 1 or not min(given.values())):
+        text = 'gt_sizes, mini_batch_sizes and iters belong together: three lists of the same length'
+        problems.add((*path, next(iter(given))), f'{text}; given: {show_value(given)}.')
 
 
-def _check_metrics(problems: Problems, document: Document) -> None:
+def _check_labels(problems: Problems, metrics: Any) -> None:
     """A label must begin with its metric's name: a column called psnr may not hold another number."""
-    metrics = (
-        (document.values.get('val') or {}).get('metrics') if isinstance(document.values.get('val'), dict) else None
-    )
     for label, block in metrics.items() if isinstance(metrics, dict) else ():
-        path = ('val', 'metrics', label)
-        if not check_typed_block(problems, path, block, 'metric', {}):
-            continue
-        name = block['type'].removeprefix('calculate_')
-        if str(label) != name and not str(label).startswith(f'{name}_'):
-            problems.add(path, f"metric '{label}' computes {name}: call it '{name}' or '{name}_...'.")
+        name = str(block.get('type')).removeprefix('calculate_')
+        if block.get('type') in METRIC_REGISTRY and label != name and not label.startswith(f'{name}_'):
+            path = ('val', 'metrics', label)
+            problems.add(path, f"metric '{dotted(path)}' computes {name}: call it '{name}' or '{name}_...'.")
 
 
-def _check_agreement(
-    problems: Problems, sections: dict[str, Any], datasets: dict[str, DatasetOptions], letters: tuple[str, ...]
-) -> None:
+def _check_presence(problems: Problems, values: dict[str, Any], letters: tuple[str, ...]) -> None:
+    """Blocks that the file must have, and their optimisers."""
+    train, datasets = values.get('train'), values.get('datasets')
+    for letter in letters:
+        if values.get(f'network_{letter}') is None:
+            problems.add((), f"block 'network_{letter}' is missing: give it a type and that network's arguments.")
+        if letter != 'g' and isinstance(train, dict) and train.get(f'optim_{letter}') is None:
+            problems.add(('train',), f"key 'train.optim_{letter}' is missing: the optimiser of network_{letter}.")
+    if datasets is None:
+        problems.add((), "section 'datasets' is missing: give it train and val blocks, or test blocks.")
+    if not isinstance(datasets, dict):
+        return
+    sets = [key for key in datasets if str(key).startswith('train')]
+    if train is None and sets:
+        problems.add(('datasets', sets[0]), "section 'train' is missing: training needs it beside 'datasets.train'.")
+    if train is not None and not sets:
+        problems.add(('train',), "block 'datasets.train' is missing: training needs it beside section 'train'.")
+    if len(sets) > 1:
+        problems.add(('datasets', sets[1]), f'there is more than one training set ({", ".join(sets)}); keep one.')
+
+
+def _check_agreement(problems: Problems, options: Options) -> None:
     """What only shows when the sections are seen together."""
-    train: TrainOptions | None = sections['train']
-    phases = {d.phase for d in datasets.values()}
-    if (train is None) != ('train' not in phases):
-        missing = "section 'train'" if train is None else "block 'datasets.train'"
-        problems.add(('train',) if train else ('datasets',), f'{missing} is missing: training needs both.')
+    train = options.train
     if train is None:
         return
-    if sum(d.phase == 'train' for d in datasets.values()) > 1:
-        problems.add(('datasets',), 'there is more than one training set; only one is trained on.')
-    for letter in letters:
-        if getattr(train, f'optim_{letter}', None) is None:
-            problems.add(('train',), f"key 'train.optim_{letter}' is missing: the optimiser of network_{letter}.")
     if train.scheduler is not None:
-        _check_scheduler(problems, train)
-    stages = next((d.loader.iters for d in datasets.values() if d.phase == 'train'), None)
-    if stages and sum(stages) < train.total_iter:
-        text = f'the stages cover {sum(stages)} iterations, train.total_iter is {train.total_iter}'
-        problems.add(('datasets', 'train', 'iters'), f'{text}; lengthen the last stage.')
-    if sections['val'].val_freq is not None and 'val' not in phases:
-        problems.add(('val', 'val_freq'), "val_freq is given but there is no block 'datasets.val'.")
+        try:
+            build(SCHEDULER_REGISTRY, train.scheduler).check(train.total_iter)
+        except (OptionError, ValueError) as error:
+            problems.add(('train', 'scheduler'), f"'train.scheduler': {error}")
+    for dataset in options.of_phase('train'):
+        covered = sum(dataset.loader.iters or [train.total_iter])
+        if covered < train.total_iter:
+            text = f'the stages cover {covered} iterations, but train.total_iter is {train.total_iter}'
+            problems.add(('datasets', dataset.key, 'iters'), f'{text}; lengthen the last stage.')
+    if options.val.val_freq is not None and not options.of_phase('val'):
+        problems.add(('val', 'val_freq'), "'val.val_freq' is given, but there is no block 'datasets.val'.")
 
 
-def _check_scheduler(problems: Problems, train: TrainOptions) -> None:
-    from basicsr.registry import SCHEDULER_REGISTRY, build
-
-    try:
-        build(SCHEDULER_REGISTRY, train.scheduler or {}).check(train.total_iter)
-    except (OptionError, ValueError) as error:
-        problems.add(('train', 'scheduler'), str(error))
-
-
-__all__ = ['Mark', 'check', 'dump', 'find_file', 'load', 'project_roots', 'train_fields']
+__all__ = [
+    'Mark', 'check', 'dataset_options', 'dump', 'find_file', 'from_dict', 'load', 'project_roots', 'train_fields',
+]  # fmt: skip

@@ -146,14 +146,16 @@ class TrainingProgress:
             self._bar.stop()
             self._bar = None
 
-    def update(self, iteration: int, fields: Mapping[str, str]) -> None:
-        """Stores what the next redraw shows; costs two assignments.
+    def update(self, iteration: int, fields: Mapping[str, str] | None = None) -> None:
+        """Stores what the next redraw shows; so cheap that it may be called in every iteration.
 
         Args:
             iteration: The iteration just finished.
-            fields: Texts by label, drawn in this order, such as ``{'eta': '0:02:10', 'loss': '0.0123'}``.
+            fields: Texts by label, drawn in this order, such as ``{'eta': '0:02:10', 'loss': '0.0123'}``; None
+                keeps what is shown.
         """
-        self._iteration, self._fields = iteration, fields
+        self._iteration = iteration
+        self._fields = self._fields if fields is None else fields
 
     def phase(self, text: str | None) -> None:
         """Shows ``text``, such as ``validating``, in place of the fields; None brings the fields back."""

@@ -1,7 +1,8 @@
 """Finds a class by the ``type:`` of an option file, and imports only the file that defines it.
 
-Each registry knows one folder and one file suffix. Its index is made by *reading* those files (their syntax tree), never by
-importing them: a plug-in with a broken or missing dependency harms nobody who did not ask for it, and start-up stays fast.
+Each registry knows one folder and one file suffix. Its index is made by *reading* those files (their syntax tree),
+never by importing them: a plug-in with a broken or missing dependency harms nobody who did not ask for it, and start-up
+stays fast.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from basicsr.errors import OptionError
@@ -72,10 +72,13 @@ class Registry:
     def get(self, name: str) -> Any:
         """Returns the object called ``name``, importing its file if that has not happened yet.
 
+        ``name`` also finds ``name_basicsr``, which some of BasicSR's files register (``suffix='basicsr'``).
+
         Raises:
             OptionError: No such name (near matches and the folders searched are named), several files define it, or its
                 file cannot be imported.
         """
+        name = self._full_name(name)
         files = {e.file.resolve(): e.file for e in self.index().get(name, [])}
         if name in self._objects:
             file = Path(_file_of(self._objects[name]))
@@ -121,10 +124,14 @@ class Registry:
         return (inspect.getdoc(self._objects[name]) or '').partition('\n')[0]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.index() or name in self._objects
+        return self._full_name(name) in {*self.index(), *self._objects}
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return iter([(name, self.get(name)) for name in self.keys()])
+
+    def _full_name(self, name: Any) -> Any:
+        known = {*self.index(), *self._objects}
+        return f'{name}_basicsr' if name not in known and f'{name}_basicsr' in known else name
 
     def _import(self, name: str, file: Path) -> None:
         try:
@@ -132,7 +139,8 @@ class Registry:
         except OptionError:
             raise
         except Exception as error:
-            raise OptionError(f"{self.name} '{name}' is in {file}, which cannot be imported: {_reason(error)}") from error
+            text = f"{self.name} '{name}' is in {file}, which cannot be imported: {_reason(error)}"
+            raise OptionError(text) from error
         if name not in self._objects:
             raise OptionError(f"{file} has a {self.name} '{name}', but importing the file did not register it.")
 
@@ -164,11 +172,10 @@ class Registry:
     def _unknown_text(self, name: str) -> str:
         near = nearest(name, self.keys(), count=3)
         hint = f' Did you mean {" or ".join(near)}?' if near else ''
-        known = f' Known: {", ".join(self.keys()) or "none"}.'
-        where = ', '.join(str(f / self.pattern) for f in self.folders())
+        known = f' Write one of: {", ".join(self.keys()) or "none is there"}.'
+        where = ', '.join(str(f / self.pattern) for f in self.folders()) + ', and what imports: and --import name'
         broken = f' Not readable: {"; ".join(self._unreadable)}.' if self._unreadable else ''
-        own = 'A file of yours that defines it is named by imports: or --import.'
-        return f"No {self.name} named '{name}'.{hint}{known} Searched: {where}.{broken} {own}"
+        return f"No {self.name} named '{name}'.{hint}{known} Searched: {where}.{broken}"
 
 
 def nearest(name: Any, names: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -213,7 +220,7 @@ def _is_reload(known: Any, obj: Any) -> bool:
 def _duplicate_text(kind: str, name: str, first: str, second: str) -> str:
     same_file = first.rpartition(' (')[0] == second.rpartition(' (')[0] != ''
     if same_file:
-        return f"The {kind} '{name}' was imported twice under two module names: {first} and {second}. Import it as basicsr.* only."
+        return f"The {kind} '{name}' was imported as two modules, {first} and {second}. Import it in one way only."
     return f"Two {kind}s are named '{name}': {first} and {second}. Rename one of them."
 
 
@@ -242,8 +249,9 @@ REGISTRIES: dict[str, Registry] = {
 def import_plugins(names: list[str]) -> None:
     """Imports what ``imports:`` and ``--import`` name: modules (``my_pkg.my_arch``) or files (``path/my_arch.py``).
 
-    A module is looked for where Python looks, and then in the current folder. A file's folder is searched last too, so that
-    the file can import its neighbours and loader processes can find it again.
+    A module is looked for where Python looks, and then in the current folder. A file is imported under its own name,
+    and its folder is searched last from then on, so that loader processes find it again. A file with relative imports
+    (BasicSR's ``from .arch_util import ...``) becomes a member of the plug-in folder that its ending tells.
 
     Raises:
         OptionError: One of them cannot be imported; the text names it and the reason.
@@ -267,23 +275,55 @@ def _import_module(name: str) -> None:
 def _import_file(path: Path) -> None:
     if not path.is_file():
         raise OptionError(f'there is no file {path.absolute()}.')
-    path = path.resolve()
-    for registry in REGISTRIES.values():  # a plug-in folder's own file keeps its own module name
-        if path.parent in [folder.resolve() for folder in registry.folders()]:
-            importlib.import_module(f'{registry.package}.{path.stem}')
-            return
-    _search_last(path.parent)
     if not path.stem.isidentifier():
         raise OptionError('the name of the file is no Python name.')
+    path = path.resolve()
+    package = next((r.package for r in REGISTRIES.values() if fnmatch(path.name, r.pattern)), None)
+    if package and (_relative_imports(path) or _find_file(f'{package}.{path.stem}') == path):
+        _import_as_member(package, path)
+        return
+    _search_last(path.parent)
     found = _find_file(path.stem)
     if found != path:
         raise OptionError(f"'{path.stem}' is also the name of {found or 'a built-in module'}; rename the file.")
     importlib.import_module(path.stem)
 
 
+def _import_as_member(package: str, path: Path) -> None:
+    """Imports a file as if it stood in a plug-in folder, after those of its neighbours that the folder lacks."""
+    name = f'{package}.{path.stem}'
+    found = _find_file(name)
+    if found is not None and found != path:
+        raise OptionError(f'{found} has the same name; rename one of them.')
+    if name not in sys.modules and path.stem in sys.modules and _find_file(path.stem) == path:
+        sys.modules[name] = sys.modules[path.stem]  # it was imported under its own name before
+    if name in sys.modules:
+        return
+    for neighbour in _relative_imports(path):
+        file = path.with_name(f'{neighbour}.py')
+        if file.is_file() and _find_file(f'{package}.{neighbour}') is None:
+            _import_as_member(package, file)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise OptionError('it is no Python file.')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _relative_imports(path: Path) -> list[str]:
+    """Names of the neighbours that a file imports by ``from .name import ...``."""
+    tree = ast.parse(path.read_text(encoding='utf-8'), filename=str(path))
+    return [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module]
+
+
 def _find_file(module: str) -> Path | None:
     """The file that ``import module`` runs or has run."""
-    loaded: ModuleType | None = sys.modules.get(module)
+    loaded = sys.modules.get(module)
     if loaded is not None:
         return Path(loaded.__file__).resolve() if getattr(loaded, '__file__', None) else None
     importlib.invalidate_caches()
@@ -292,7 +332,7 @@ def _find_file(module: str) -> Path | None:
 
 
 def _search_last(folder: Path) -> None:
-    if str(folder) not in sys.path and os.path.isdir(folder):
+    if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 

@@ -1,4 +1,4 @@
-"""Writes ``report.html``: one page, in one file, that shows what a training run does to its validation photographs.
+"""Writes ``report.html``: one page, in one file, that shows what a training run does to its validation pictures.
 
 The page needs no network: pictures are embedded and curves are drawn by a script inside it. It is made from
 ``history.jsonl``, the resolved options and the pictures that validation saved; what is missing is named on the page.
@@ -18,8 +18,20 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from basicsr.errors import DataError
-from basicsr.history import FILE_NAME, History, write_atomic
-from basicsr.report_figures import brief, change, charts, label, number, photo_count, stat
+from basicsr.files import write_text
+from basicsr.history import FILE_NAME, History
+from basicsr.report_figures import (
+    brief,
+    change,
+    charts,
+    gain_of,
+    label,
+    number,
+    picture_count,
+    plain_task,
+    primary_metric,
+    stat,
+)
 from basicsr.report_images import Embedded, choose, embed, find_examples, natural_key
 
 Record = dict[str, Any]
@@ -68,7 +80,7 @@ def write_report(run_dir: Path, out: Path | None = None, max_examples: int = 20)
     Args:
         run_dir: Folder of the run, ``experiments/<name>``.
         out: File to write, atomically; by default ``report.html`` in the run folder.
-        max_examples: At most so many photographs are compared; the page says how they were chosen.
+        max_examples: At most so many pictures are compared; the page says how they were chosen.
 
     Returns:
         The file written.
@@ -80,7 +92,7 @@ def write_report(run_dir: Path, out: Path | None = None, max_examples: int = 20)
     out = Path(out) if out is not None else run.folder / 'report.html'
     page = _fill(_PAGE.read_text(encoding='utf-8'), _slots(run, max_examples))
     try:
-        write_atomic(out, page)
+        write_text(out, page)
     except OSError as error:
         raise DataError(f'The report {out} cannot be written: {error.strerror}.') from error
     return out
@@ -125,14 +137,12 @@ def summary(run: Run) -> str:
     last = _headline(run)
     if last is None:
         return f'{trained}. There has been no validation, so nothing can be said about quality.'
-    metric = primary_metric(last)
+    metric = primary_metric(last['metrics'])
     after, before = last['metrics'][metric], last.get('input_metrics', {}).get(metric)
     if number(after) is None:
         return f'{trained}; the last validation gave no finite {label(metric)}.'
-    sentence = (
-        f'{trained}; on {_photos(run, last)}, the average {label(metric)} {_change_words(metric, number(before), after)}.'
-    )
-    return ' '.join(filter(None, [sentence, _best(run, last, metric)]))
+    result = f'the average {label(metric)} {_change_words(metric, number(before), after)}'
+    return ' '.join(filter(None, [f'{trained}; on {_pictures(run, last)}, {result}.', _best(run, last, metric)]))
 
 
 def _trained(run: Run) -> str:
@@ -168,11 +178,11 @@ def _best(run: Run, last: Record, metric: str) -> str:
     return f'It was best at iteration {iteration:,}, with {brief(metric, value)}.'
 
 
-def _photos(run: Run, record: Record) -> str:
-    """``24 photos it has not seen``, or ``24 validation photos`` where training may read the same files."""
-    count = photo_count(record)
+def _pictures(run: Run, record: Record) -> str:
+    """``24 pictures it has not seen``, or ``24 validation pictures`` where training may read the same files."""
+    count = picture_count(record)
     amount = f'{count:,} ' if count else ''
-    noun = 'photo' if count == 1 else 'photos'
+    noun = 'picture' if count == 1 else 'pictures'
     blocks = run.options.get('datasets')
     blocks = blocks if isinstance(blocks, dict) else {}
     train = {p for name, block in blocks.items() if str(name).startswith('train') for p in _paths(block)}
@@ -195,11 +205,6 @@ def _paths(block: Any) -> Iterable[str]:
     elif isinstance(block, Mapping | list):
         for value in block.values() if isinstance(block, Mapping) else block:
             yield from _paths(value)
-
-
-def primary_metric(record: Record) -> str:
-    """The metric that the summary names: PSNR where there is one, else the first."""
-    return 'psnr' if 'psnr' in record['metrics'] else next(iter(record['metrics']))
 
 
 def _headline(run: Run) -> Record | None:
@@ -244,7 +249,7 @@ def _slots(run: Run, max_examples: int) -> dict[str, str]:
         'name': _text(run.name),
         'summary': _text(summary(run)),
         'description': _paragraph(str(run.options.get('description') or ''), 'about'),
-        'example_note': _paragraph(_example_note(len(found), embedded)),
+        'example_note': _paragraph(_example_note(len(found), embedded, validations)),
         'tables': _tables(validations),
         'curve_note': '' if data['charts'] else _paragraph('Nothing has been recorded yet that could be drawn.'),
         'facts': _facts_html(run),
@@ -268,18 +273,34 @@ def _paragraph(text: str, kind: str = 'note') -> str:
     return f'<p class="{kind}">{_text(text)}</p>' if text else ''
 
 
-def _example_note(total: int, embedded: Embedded) -> str:
-    if not total:
+def _example_note(saved: int, embedded: Embedded, validations: dict[str, list[Record]]) -> str:
+    """How the examples were chosen, and what is not shown."""
+    if not saved:
         return 'There are no pictures to compare: no validation has saved any.'
     shown = len(embedded.examples)
-    if shown + len(embedded.unreadable) >= total:
-        choice = f'All {shown} examples, by task and name.'
-    else:
-        choice = f'{shown} of {total} examples: the first of each task by name, and always the one that gained least.'
+    total = max(sum(picture_count(records[-1]) for records in validations.values()), saved)
+    chosen = 'the first of each task by name, and always the one that gained least'
+    if shown + len(embedded.unreadable) == saved:
+        chosen = 'in order of task and name' if saved == total else 'those that validation saved'
     broken = (
         f'Left out, because a picture cannot be read: {", ".join(embedded.unreadable)}.' if embedded.unreadable else ''
     )
-    return ' '.join(filter(None, [choice, embedded.note, broken]))
+    parts = [f'{shown} of {total} validation pictures: {chosen}.', _unseen_weakest(embedded, validations)]
+    return ' '.join(filter(None, [*parts, embedded.note, broken]))
+
+
+def _unseen_weakest(embedded: Embedded, validations: dict[str, list[Record]]) -> str:
+    """Names the picture that gained least, should it not be among the examples."""
+    pictures = [(dataset, r[-1], entry) for dataset, r in validations.items() for entry in r[-1].get('images', [])]
+    rated = [(gain, picture) for picture in pictures if (gain := gain_of(picture[2], picture[1])) is not None]
+    if not rated:
+        return ''
+    _, (dataset, record, entry) = min(rated, key=lambda pair: pair[0])
+    if any((e.dataset, e.key) == (dataset, entry['key']) for e in embedded.examples):
+        return ''
+    texts = _stats(entry, record)[primary_metric(entry['metrics'])]
+    change = f'{texts["label"]} {texts["change"]} {texts["unit"]}'.rstrip()
+    return f'The one that gained least, {entry["key"]} ({change}), is not among them: it was not saved.'
 
 
 def _example_data(embedded: Embedded) -> list[Record]:
@@ -287,12 +308,17 @@ def _example_data(embedded: Embedded) -> list[Record]:
     several = len({e.dataset for e in embedded.examples}) > 1
     data = []
     for example, urls in zip(embedded.examples, embedded.urls):
-        higher = example.record.get('higher_better', {})
-        stats = {m: stat(m, example.input_metrics.get(m), v, higher.get(m)) for m, v in example.metrics.items()}
-        group = ' · '.join(filter(None, [example.dataset if several else '', example.task]))
+        stats = _stats(example.entry, example.record)
+        group = ' · '.join(filter(None, [example.dataset if several else '', plain_task(example.task)]))
         shown = {'key': example.key, 'group': group, 'iter': example.iteration, 'images': urls, 'gain': example.gain}
-        data.append({**shown, 'stats': list(stats.values()), 'main': stats.get(example.metric)})
+        data.append({**shown, 'stats': list(stats.values()), 'main': stats.get(primary_metric(stats))})
     return data
+
+
+def _stats(entry: Record, record: Record) -> dict[str, Record]:
+    """Texts of a picture's metrics, by metric."""
+    before = entry.get('input_metrics', {})
+    return {m: stat(m, before.get(m), v, _higher(record, m)) for m, v in entry.get('metrics', {}).items()}
 
 
 def _tables(validations: dict[str, list[Record]]) -> str:
@@ -305,22 +331,22 @@ def _tables(validations: dict[str, list[Record]]) -> str:
 
 
 def _table(record: Record) -> str:
-    """One validation: a row a task and one for all photographs, three columns a metric."""
+    """One validation: a row a task and one for all pictures, three columns a metric."""
     metrics = list(record['metrics'])
     tasks = sorted(record.get('per_task', {}).items(), key=lambda item: natural_key(item[0]))
-    rows = ''.join(_row(name, block, metrics, record) for name, block in tasks)
-    foot = _row('All photos', {**record, 'n': photo_count(record)}, metrics, record)
+    rows = ''.join(_row(plain_task(name), block, metrics, record) for name, block in tasks)
+    foot = _row('All pictures', {**record, 'n': picture_count(record)}, metrics, record)
     heads = ''.join(_metric_head(metric, _higher(record, metric)) for metric in metrics)
     under = ''.join(
         '<th scope="col" class="first">before</th><th scope="col">after</th><th scope="col">change</th>'
         for _ in metrics
     )
-    meaning = 'Before: the photo as it came in. After: as the network restored it.'
+    meaning = 'Before: the picture as it came in. After: as the network restored it.'
     notes = _paragraph(f'Averages after iteration {record["iter"]:,}. {meaning}')
     notes += _paragraph(f'How it was measured: {record.get("protocol") or "not recorded."}')
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Numbers of each task"><table>'
-        '<thead><tr><th rowspan="2" scope="col">Task</th><th rowspan="2" scope="col">Photos</th>'
+        '<thead><tr><th rowspan="2" scope="col">Task</th><th rowspan="2" scope="col">Pictures</th>'
         f'{heads}</tr><tr>{under}</tr></thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table></div>{notes}'
     )
 
@@ -362,7 +388,8 @@ def facts(run: Run) -> dict[str, str]:
         'Seed': str(options.get('manual_seed', '')),
     }
     for record in run.of_kind('run')[-1:]:
-        known.update({_sentence_case(str(k)): _plain(v) for k, v in record.get('facts', {}).items()})
+        given = {_sentence_case(str(k)): _plain(v) for k, v in record.get('facts', {}).items()}
+        known.update({k: v for k, v in given.items() if not known.get(k) and v != options.get('description')})
     known.update(_course(run.records, train))
     weights = sorted((run.folder / 'models').glob('*'), key=lambda p: natural_key(p.name))
     known['Weights'] = ', '.join(p.name for p in weights if p.is_file())
@@ -381,7 +408,7 @@ def _course(records: list[Record], train: list[Record]) -> dict[str, str]:
         'Time': duration(elapsed(records)) + (f', in {starts} sittings' if starts > 1 else '') if moments else '',
         'Speed': f'{statistics.median(speeds):.1f} images/s (median)' if speeds else '',
         'Wait for data': f'{statistics.median(waits):.0%} of the time (median)' if waits else '',
-        'Epochs': str(train[-1].get('epoch', '')) if train else '',
+        'Epochs completed': str(train[-1].get('epoch', '')) if train else '',
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Record = dict[str, Any]
@@ -19,6 +19,11 @@ def label(metric: str) -> str:
     """Name of a metric for people: ``psnr_y`` becomes ``PSNR (y)``."""
     head, _, tail = metric.partition('_')
     return f'{head.upper()} ({tail})' if tail else head.upper()
+
+
+def plain_task(task: str) -> str:
+    """Name of a task for people: ``low_light`` becomes ``low light``."""
+    return task.replace('_', ' ')
 
 
 def unit_of(metric: str) -> str:
@@ -75,8 +80,27 @@ def stat(metric: str, before: Any, after: Any, higher: bool | None) -> Record:
     }
 
 
-def photo_count(record: Record) -> int:
-    """How many photographs a validation covered."""
+def primary_metric(metrics: Mapping[str, Any]) -> str:
+    """The metric that stands for all: PSNR where there is one, else the first; empty if there is none."""
+    return 'psnr' if 'psnr' in metrics else next(iter(metrics), '')
+
+
+def gain_of(entry: Record, record: Record) -> float | None:
+    """How much better the primary metric of a picture became, negative when worse; None when not known.
+
+    Args:
+        entry: The picture's part of a validation.
+        record: The validation.
+    """
+    metric = primary_metric(entry.get('metrics', {}))
+    after, before = (number(entry.get(k, {}).get(metric)) for k in ('metrics', 'input_metrics'))
+    if after is None or before is None:
+        return None
+    return before - after if record.get('higher_better', {}).get(metric) is False else after - before
+
+
+def picture_count(record: Record) -> int:
+    """How many pictures a validation covered."""
     return sum(t.get('n', 0) for t in record.get('per_task', {}).values()) or len(record.get('images', []))
 
 
@@ -95,7 +119,7 @@ def charts(train: list[Record], validations: dict[str, list[Record]]) -> list[Re
             _metric_view(metric, records) for metric in dict.fromkeys(m for r in records for m in r.get('metrics', {}))
         ]
         title = f'Quality during training · {dataset}' if len(validations) > 1 else 'Quality during training'
-        note = 'Averages over the validation photos. Dashed: the photos as they came in.'
+        note = 'Averages over the validation pictures. Dashed: the pictures as they came in.'
         found.append({'title': title, 'note': note, 'views': [v for v in views if v is not None]})
     kept, per_point = _thin(train)
     readers = {name: (lambda r, n=name: r.get('losses', {}).get(n)) for r in kept for name in r.get('losses', {})}
@@ -107,27 +131,26 @@ def charts(train: list[Record], validations: dict[str, list[Record]]) -> list[Re
 
 
 def _metric_view(metric: str, records: list[Record]) -> Record | None:
-    """One metric over the iterations: a line for all photographs and one a task."""
+    """One metric over the iterations: a line for all pictures and one a task."""
     tasks = sorted({t for r in records for t in r.get('per_task', {})})
-    lines = [_metric_line('all photos', metric, [(r['iter'], r) for r in records])]
-    if len(tasks) > 1:
-        lines += [
-            _metric_line(t, metric, [(r['iter'], r.get('per_task', {}).get(t, {})) for r in records]) for t in tasks
-        ]
+    lines = [_metric_line('all pictures', metric, 'main', [(r['iter'], r) for r in records])]
+    for task in tasks if len(tasks) > 1 else []:
+        blocks = [(r['iter'], r.get('per_task', {}).get(task, {})) for r in records]
+        lines.append(_metric_line(plain_task(task), metric, 'task', blocks))
     lines = [line for line in lines if any(y is not None for y in line['y'])]
     unit = unit_of(metric)
     axis = f'{label(metric)} ({unit})' if unit else label(metric)
     return {'label': label(metric), 'axis': axis, 'unit': unit, 'log': False, 'lines': lines} if lines else None
 
 
-def _metric_line(name: str, metric: str, blocks: list[tuple[int, Record]]) -> Record:
+def _metric_line(name: str, metric: str, style: str, blocks: list[tuple[int, Record]]) -> Record:
     bases = [number(b.get('input_metrics', {}).get(metric)) for _, b in blocks]
     return {
         'name': name,
         'x': [i for i, _ in blocks],
         'y': [number(b.get('metrics', {}).get(metric)) for _, b in blocks],
         'base': next((b for b in reversed(bases) if b is not None), None),
-        'style': 'main' if name == 'all photos' else 'task',
+        'style': style,
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import math
 import re
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from basicsr.report_figures import gain_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ _FILE = re.compile(r'(?P<key>.+)_(?P<what>lq|gt|\d+)\.png')
 
 @dataclass
 class Example:
-    """One photograph of a validation.
+    """One picture of a validation.
 
     Attributes:
         dataset: Name of the data set, a folder under ``visualization``.
@@ -45,8 +46,7 @@ class Example:
         iteration: Iteration of the network that restored it.
         files: Before, after and clean; None for what was not saved.
         record: The validation whose output this is; empty if the history has none.
-        metrics: Its own numbers after restoration.
-        input_metrics: Its own numbers before.
+        entry: Its own part of that validation, with ``metrics`` and ``input_metrics``; empty if there is none.
     """
 
     dataset: str
@@ -55,30 +55,16 @@ class Example:
     iteration: int
     files: tuple[Path | None, Path, Path | None]
     record: Record = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    input_metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def metric(self) -> str:
-        """The metric by which examples are compared: PSNR where there is one, else the first."""
-        return 'psnr' if 'psnr' in self.metrics else next(iter(self.metrics), '')
+    entry: Record = field(default_factory=dict)
 
     @property
     def gain(self) -> float | None:
-        """How much better the metric became; negative when worse; None when not known."""
-        after, before = self.metrics.get(self.metric), self.input_metrics.get(self.metric)
-        if (
-            not isinstance(after, int | float)
-            or not isinstance(before, int | float)
-            or not math.isfinite(after - before)
-        ):
-            return None
-        lower_better = self.record.get('higher_better', {}).get(self.metric) is False
-        return before - after if lower_better else after - before
+        """How much better it became; see :func:`basicsr.report_figures.gain_of`."""
+        return gain_of(self.entry, self.record)
 
 
 def find_examples(folder: Path, validations: dict[str, list[Record]]) -> list[Example]:
-    """Every photograph of which two pictures or more were saved, by data set, task and name.
+    """Every validated picture that was saved with its input or its clean image, by data set, task and name.
 
     Args:
         folder: The ``visualization`` folder with ``<dataset>/<key>_lq.png``, ``<key>_gt.png``, ``<key>_<iter>.png``.
@@ -106,10 +92,8 @@ def _example(dataset: str, key: str, files: dict[str, Path], records: dict[int, 
     iteration = max([i for i in outputs if i in records] or outputs)
     record = records.get(iteration, {})
     entry = next((e for e in record.get('images', []) if str(e.get('key')) == key), {})
-    numbers = (entry.get('metrics', {}), entry.get('input_metrics', {}))
-    return Example(
-        dataset, str(entry.get('task') or ''), key, iteration, (before, outputs[iteration], clean), record, *numbers
-    )
+    files_shown = (before, outputs[iteration], clean)
+    return Example(dataset, str(entry.get('task') or ''), key, iteration, files_shown, record, entry)
 
 
 def choose(examples: list[Example], limit: int) -> list[Example]:

@@ -29,6 +29,7 @@ const integer = value => value.toLocaleString('en');
 // ---------------------------------------------------------------------------------------------------- comparison
 
 const NAMES = ['Before', 'After', 'Clean'];
+const LARGEST_ZOOM = 3; // small pictures are not blown up further
 const KEY_STEPS = {
   ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDown: -10, PageUp: 10, Home: -100, End: 100,
 };
@@ -68,7 +69,9 @@ class Comparison {
       this.moveTo(this.position + step * (event.shiftKey ? 5 : 1));
     });
     byId('right-image').addEventListener('load', event => {
-      stage.style.setProperty('--ratio', event.target.naturalWidth / event.target.naturalHeight);
+      const {naturalWidth: width, naturalHeight: height} = event.target;
+      stage.style.setProperty('--ratio', width / height);
+      stage.style.setProperty('--largest', `${LARGEST_ZOOM * width}px`);
     });
   }
 

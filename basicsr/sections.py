@@ -126,7 +126,7 @@ class ValOptions:
 
     val_freq: Count | None = None
     save_img: bool = False
-    metrics: dict[str, dict] = field(default_factory=dict)
+    metrics: dict[str, Annotated[dict, Block('metric')]] = field(default_factory=dict)
     report: bool = True
     pbar: bool = True
 
@@ -141,7 +141,7 @@ class LoggerOptions:
         keep_last: How many of the newest checkpoints to keep; 0 keeps all.
         milestones: Iterations whose checkpoints are always kept.
         use_tb_logger: Whether to write TensorBoard files under tb_logger/.
-        wandb: Weights & Biases settings (project, entity, mode); needs the wandb package.
+        wandb: Weights & Biases settings, off without a project; needs the wandb package.
     """
 
     print_freq: Count = 100
@@ -149,7 +149,7 @@ class LoggerOptions:
     keep_last: Natural = 3
     milestones: list[int] = field(default_factory=list)
     use_tb_logger: bool = False
-    wandb: dict[str, str | None] | None = None
+    wandb: dict[Literal['project', 'entity', 'name', 'mode', 'resume_id'], str | None] | None = None
 
 
 @dataclass
@@ -189,9 +189,9 @@ class LoaderOptions:
     use_shuffle: bool = True
     prefetch_factor: Count = 4
     on_error: Literal['raise', 'skip'] = 'raise'
-    gt_sizes: list[int] | None = None
-    mini_batch_sizes: list[int] | None = None
-    iters: list[int] | None = None
+    gt_sizes: list[Count] | None = None
+    mini_batch_sizes: list[Count] | None = None
+    iters: list[Count] | None = None
 
 
 @dataclass

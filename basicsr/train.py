@@ -54,8 +54,9 @@ def train(args: argparse.Namespace) -> int:
     start.require_training(options)
     accelerator = start.make_accelerator(options, args.launcher)
     with start.open_run(options, accelerator, args.auto_resume) as (folder, state):
-        seed_everything(options.top.manual_seed, accelerator.process_index)
+        seed_everything(options.top.manual_seed)  # the same weights on every rank, then a stream of its own for each
         model = build_model(options)
+        seed_everything(options.top.manual_seed, accelerator.process_index)
         start.load_pretrained(model, options, resuming=state is not None)
         datasets = {o.key: build_dataset(o, options.top.scale) for o in options.datasets.values() if o.phase != 'test'}
         start.log_start(options, accelerator, model, datasets, state)

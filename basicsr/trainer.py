@@ -7,9 +7,11 @@ processes and number format come from ``accelerate``.
 from __future__ import annotations
 
 import math
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -132,6 +134,8 @@ class Trainer:
                 with self.accelerator.autocast():
                     losses = self.wrapped(batch, letter)
                 total = sum(v for k, v in losses.items() if k.startswith('l_'))
+                # A loss that is not finite can have a finite gradient (L1); times NaN it is caught, on every rank alike.
+                total = total * (1 + 0 * total.detach())
                 self.accelerator.backward(total / len(self.batches))
             for name, value in losses.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach().float() / len(self.batches)
@@ -161,6 +165,7 @@ class Trainer:
         """Logging, validation and saving that this iteration is due."""
         options, iteration, total = self.options, self.iteration, self.train_options.total_iter
         self._summed += 1
+        self.progress.update(iteration)
         self.rate.step(sum(len(b['lq']) for b in self.batches) * self.accelerator.num_processes)
         if iteration % options.logger.print_freq == 0 or iteration == total:
             self._log()
@@ -363,10 +368,10 @@ class Trainer:
             'parameters': sum(p.numel() for p in net.parameters()),
             'description': options.top.description,
             'seed': options.top.manual_seed,
-            'device': f'{self.accelerator.device}, {self.accelerator.num_processes} process(es), '
+            'machine': f'{_device_name(self.accelerator.device)}, {self.accelerator.num_processes} process(es), '
             f'{torch.get_num_threads()} threads',
             'number format': self.train_options.mixed_precision,
-            'versions': f'qualir {__version__}, torch {torch.__version__}',
+            'versions': f'qualir {__version__}, torch {torch.__version__}, Python {platform.python_version()}',
         }
 
     def _log(self) -> None:
@@ -432,3 +437,13 @@ class Trainer:
             'Go on with --auto_resume.'
         )
         return stop.exit_code
+
+
+def _device_name(device: torch.device) -> str:
+    """The GPU's or processor's name, as far as the system tells."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    cpu_info = Path('/proc/cpuinfo')
+    lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
+    name = next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.processor())
+    return f'{name or platform.machine()} ({device.type})'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from basicsr.loader import batches, eval_loader
 from basicsr.registry import METRIC_REGISTRY
 from basicsr.sections import DatasetOptions
 
-REPORT_EXAMPLES = 4  # images per task that the report shows
+REPORT_IMAGES = 60  # a set up to this size has all its images saved for the report; of a larger one, the first
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class Validator:
             net: Maps (N,3,H,W) in [0,1] to the restored image; is put into evaluation mode and back.
             iteration: For file names and the record.
             save_img: Whether to save every restored image.
-            examples: Whether to save a few images of each task, with input and clean image, for the report.
+            examples: Whether to save images with input and clean image for the report.
 
         Raises:
             DataError: An image cannot be read, or a metric needs a clean image that the set does not have.
@@ -155,19 +154,18 @@ class Validator:
         return '; '.join([*parts, '8-bit rounding, whole images'])
 
     def _images(self, net: nn.Module, iteration: int, save_img: bool, examples: bool) -> Iterator[ImageResult]:
-        shown: Counter[str] = Counter()
-        for batch in batches(self.loader):
+        for number, batch in enumerate(batches(self.loader)):
             key, task = batch['key'][0], batch.get('task', [''])[0]
             lq = batch['lq'].to(self.device, non_blocking=True)
             gt = batch['gt'].to(self.device, non_blocking=True) if 'gt' in batch else None
             output = net(lq).float()
-            example = examples and shown[task] < REPORT_EXAMPLES
-            shown[task] += 1
+            example = examples and number * self.world_size < REPORT_IMAGES
             if save_img or example:
                 write_image(self.folder / f'{key}_{iteration}.png', to_uint8(output[0]))
-            if example and gt is not None:
+            if example:
                 write_image(self.folder / f'{key}_lq.png', to_uint8(lq[0]))
-                write_image(self.folder / f'{key}_gt.png', to_uint8(gt[0]))
+                if gt is not None:
+                    write_image(self.folder / f'{key}_gt.png', to_uint8(gt[0]))
             yield ImageResult(key, task, self._scores(output, gt, key), self._scores_of_input(lq, gt, key))
 
     def _scores_of_input(self, lq: torch.Tensor, gt: torch.Tensor | None, key: str) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Reads YAML and remembers where every key stands, so that any later complaint can name file and line.
 
-Beyond plain YAML: ``_base_`` includes, ``1e-4`` is a float (YAML 1.1 reads a string), ``${NAME}`` is an environment variable,
-a key given twice is an error, and dates, base-60 and octal numbers (``2026-11-21``, ``1:30``, ``007``) are text.
+Beyond plain YAML: ``_base_`` includes, ``1e-4`` is a float (YAML 1.1 reads a string), ``${NAME}`` is an environment
+variable, a key given twice is an error, and dates, base-60 and octal numbers (``2026-11-21``, ``1:30``, ``007``) are
+text.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that puts quotes around any text that either ``_Loader`` or plain YAML 1.1 would take for something else."""
+    """SafeDumper that puts quotes around text that ``_Loader`` or plain YAML 1.1 would take for something else."""
 
 
 _FLOAT = re.compile(
@@ -83,6 +84,9 @@ def _set_scalar_rules() -> None:
         first: [(tag, pattern) for tag, pattern in known if tag not in _OWN_RULES] for first, known in rules.items()
     }
     _Dumper.yaml_implicit_resolvers = {first: list(known) for first, known in rules.items()}
+    odd = ('timestamp', 'binary', 'set', 'omap', 'pairs')  # objects that no constructor here takes
+    known_tags = yaml.SafeLoader.yaml_constructors.items()
+    _Loader.yaml_constructors = {t: c for t, c in known_tags if t is None or t.rpartition(':')[2] not in odd}
     for cls in (_Loader, _Dumper):
         cls.add_implicit_resolver('tag:yaml.org,2002:int', _INT, list('-+0123456789'))
         cls.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, _NUMBERS)
@@ -104,7 +108,7 @@ def parse_value(text: str) -> Any:
 
 
 def dump_yaml(values: Any) -> str:
-    """Writes plain containers as YAML text that :func:`read_document`, and any other YAML reader, reads back as they are."""
+    """Writes plain containers as YAML text that :func:`read_document`, and others, read back as they are."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
@@ -158,18 +162,21 @@ def override(document: Document, text: str) -> None:
         raise OptionError(f'--force_yml {text}: write key:subkey=value, as in train:optim_g:lr=1e-4.')
     node: Any = document.values
     place: KeyPath = ()
+    mark = Mark(f'--force_yml {text}')
     for key in path[:-1]:
         place = (*place, _index(node, key, text, place))
+        if isinstance(node, dict) and place[-1] not in node:
+            document.marks[place] = mark
         node = _descend(node, place[-1], text, place)
     place = (*place, _index(node, path[-1], text, place))
     node[place[-1]] = _read_typed(value)
     _forget(document, place)
-    document.marks[place] = Mark(f'--force_yml {text}')
+    document.marks[place] = mark
     document.texts[place] = value.strip()
 
 
 def _read_typed(text: str) -> Any:
-    """The YAML value, or the text itself where it is not YAML (``description=[a``): the schema says what may be text."""
+    """The YAML value, or the text itself where it is not YAML (``description=[a``): the schema says what is right."""
     try:
         return parse_value(text)
     except OptionError:
@@ -254,6 +261,8 @@ class _Reader:
         return self.scalar(node)
 
     def container(self, node: yaml.Node, path: KeyPath, read: Callable[[Any, KeyPath], Any]) -> Any:
+        if node.tag not in ('tag:yaml.org,2002:map', 'tag:yaml.org,2002:seq'):
+            raise OptionError(f'{self.at(node)}: not valid YAML: {node.tag} is not allowed here.')
         if any(node is parent for parent in self.open):
             raise OptionError(f"{self.at(node)}: '{'.'.join(map(str, path))}' holds itself.")
         self.open.append(node)

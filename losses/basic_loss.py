@@ -1,7 +1,7 @@
 """Losses that compare a restored image with its target, pixel by pixel or frequency by frequency.
 
-All take ``forward(pred, target, weight=None)`` with (N, C, H, W) tensors, RGB in [0, 1], and compute in float32 (or float64,
-for float64 input), also inside a mixed-precision region. Options are BasicSR's; ``PSNRLoss`` is NAFNet's.
+All take ``forward(pred, target, weight=None)`` with (N, C, H, W) tensors, RGB in [0, 1], and compute in float32 (or
+float64, for float64 input), also inside a mixed-precision region. Options are BasicSR's; ``PSNRLoss`` is NAFNet's.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def grey(value=0.4, height=96, width=128):
 @pytest.fixture(scope='module')
 def photos(request):
     files = list_images(request.config.rootpath / 'datasets' / 'sample' / 'val')
-    return [read_image(f) for f in files]
+    return [read_image(f)[:320, :480] for f in files]
 
 
 def psnr(a, b):
@@ -111,13 +111,12 @@ def test_without_strength_nothing_changes(name, photos):
         ('Snow', 'veil', [0, 0.05, 0.2]),
         ('LowLight', 'exposure', [1, 0.4, 0.1, 0.02]),
         ('LowLight', 'gamma', [1, 1.5, 2]),
-        ('Underwater', 'scatter', [0, 0.1, 0.3, 0.6]),
         ('Underwater', 'depth', [0, 2, 5, 10]),
     ],
 )
 def test_more_of_a_parameter_is_farther_from_the_photo(name, parameter, values, photos):
-    photo = photos[1]
-    quiet = NOTHING[name] if name in ('LowLight',) else {}
+    photo = photos[1][:240, :320]
+    quiet = {'LowLight': NOTHING['LowLight'], 'Underwater': {'exposure': (0, 0), 'scatter': (0, 0)}}.get(name, {})
     distances = [
         np.mean([np.abs(make(name, **{**quiet, parameter: (v, v)})(photo, rng(s)) - photo).mean() for s in range(3)])
         for v in values
@@ -196,6 +195,11 @@ def test_water_attenuates_by_jerlovs_coefficients():
     np.testing.assert_allclose(loss, np.exp([-2.35, -0.43, -0.18]), rtol=1e-4)
 
 
+def test_scattering_lowers_contrast(photos):
+    contrast = [make('Underwater', scatter=(s, s), depth=(0, 0))(photos[0], rng()).std() for s in (0, 0.1, 0.3, 0.6)]
+    assert contrast == sorted(contrast, reverse=True)
+
+
 def test_endless_water_hides_the_scene():
     far = {
         'distance': (100, 100),
@@ -216,7 +220,7 @@ def test_endless_water_hides_the_scene():
 def test_defaults_are_hard_but_not_hopeless(name, low, high, photos):
     """Mean PSNR of the degraded sample photographs."""
     degrade = make(name)
-    scores = [psnr(degrade(p, rng((i, k))), p) for i, p in enumerate(photos) for k in range(3)]
+    scores = [psnr(degrade(p, rng((i, k))), p) for i, p in enumerate(photos) for k in range(4)]
     assert low < np.mean(scores) < high
 
 
@@ -243,7 +247,7 @@ def test_the_display_curve_and_its_inverse():
     values = np.linspace(0, 1, 256, dtype=np.float32)
     np.testing.assert_allclose(to_srgb(to_linear(values)), values, atol=2e-6)
     assert to_linear(np.float32(0.5)) == pytest.approx(0.21404114, abs=1e-6)  # published value of the sRGB curve
-    np.testing.assert_array_equal(to_srgb(np.array([-1.0, 2.0], np.float32)), [0, 1])
+    np.testing.assert_allclose(to_srgb(np.array([-1.0, 2.0], np.float32)), [0, 1], atol=1e-6)
 
 
 def test_smooth_noise_is_smooth_and_centred():
@@ -257,11 +261,11 @@ def test_smooth_noise_is_smooth_and_centred():
 
 
 def test_a_crop_shows_a_part_of_the_slope_and_no_small_hills():
-    """A window of 64 pixels varies far less than a photograph, where a field stretched to the crop would vary as much."""
+    """A window of 64 pixels varies far less than a photograph; a field stretched to the crop would vary as much."""
     whole = np.mean([np.ptp(scene_depth(rng(s), 480, 640)) for s in range(20)])
     crop = np.mean([np.ptp(scene_depth(rng(s), 64, 64)) for s in range(20)])
     assert crop < 0.5 * whole
-    assert 0 <= min(scene_depth(rng(s), 64, 64).min() for s in range(50))
+    assert min(scene_depth(rng(s), 64, 64).min() for s in range(50)) >= 0
     assert max(scene_depth(rng(s), 64, 64).max() for s in range(50)) <= 1
 
 

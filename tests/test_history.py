@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from basicsr.errors import DataError
-from basicsr.history import History, write_atomic
+from basicsr.history import History
 
 
 def train(iteration, **more):
@@ -124,12 +124,3 @@ def test_rewind_drops_what_came_after_and_leaves_nothing_else(history):
 def test_rewind_without_a_file_does_nothing(history):
     assert history.rewind(10) == 0
     assert not history.path.exists()
-
-
-def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
-    file = tmp_path / 'a.txt'
-    write_atomic(file, 'old')
-    with pytest.raises(UnicodeEncodeError):
-        write_atomic(file, 'new \ud800')
-    assert file.read_text() == 'old'
-    assert os.listdir(tmp_path) == ['a.txt']

@@ -200,6 +200,7 @@ def test_uint8_and_tensor_round_trip(picture):
     np.testing.assert_array_equal(to_uint8(tensor), picture)
     np.testing.assert_array_equal(to_uint8(tensor.bfloat16().float()), to_uint8(tensor.bfloat16()))
     assert to_tensor(picture.astype(np.float32)).max() > 1  # floats are taken as they are
+    np.testing.assert_array_equal(to_uint8(picture.astype(np.uint16) * 257), picture)
 
 
 def test_nothing_half_written_stays_after_an_error(tmp_path, picture, monkeypatch):
@@ -258,3 +259,9 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
         list_images(tmp_path / 'gone')
     with pytest.raises(DataError, match=r'holds no image; looked for \.png'):
         list_images(tmp_path)
+
+
+def test_a_mirrored_pixel_becomes_a_tensor():
+    """A view with negative strides that NumPy calls contiguous, but torch refuses."""
+    pixel = np.ascontiguousarray(np.ones((1, 2, 3), np.float32)[:, ::-1][:, :1])
+    assert to_tensor(pixel[::-1]).shape == (3, 1, 1)

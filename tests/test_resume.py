@@ -1,5 +1,6 @@
 """A run that was stopped and resumed equals one that was not, in every bit."""
 
+import os
 import random
 import shutil
 import signal
@@ -69,13 +70,16 @@ def test_sigterm_saves_and_the_resumed_run_is_exact(tmp_path):
     assert differences(end, state(tmp_path, 60)) == []
 
 
-def test_ctrl_c_saves(tmp_path):
-    process = spawn(write_options(tmp_path, {'train.total_iter': 5000, 'train.scheduler.T_max': 5000}))
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_saves(tmp_path, number):
+    """As a terminal sends Ctrl-C and a job scheduler SIGTERM: the loader processes get it too."""
+    changes = {'train.total_iter': 5000, 'train.scheduler.T_max': 5000, 'datasets.train.num_worker_per_gpu': 1}
+    process = spawn(write_options(tmp_path, changes), start_new_session=True)
     while 'iter:     3' not in process.stderr.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.killpg(process.pid, number)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, log
     assert checkpoint.states(tmp_path / 'experiments/tiny/training_states')
 
 

@@ -79,7 +79,9 @@ def schedule(scheduler_class, options, initial_lr, steps):
 
 
 def schedulers():
-    rows = [[name, options, 1e-3, schedule(getattr(lr_scheduler, name), options, 1e-3, 60)] for name, options in SCHEDULES]
+    rows = [
+        [name, options, 1e-3, schedule(getattr(lr_scheduler, name), options, 1e-3, 60)] for name, options in SCHEDULES
+    ]
     options = {'T_max': 60, 'eta_min': 1e-7}
     torch_class = torch.optim.lr_scheduler.CosineAnnealingLR
     return [*rows, ['TrueCosineAnnealingLR', options, 1e-3, schedule(torch_class, options, 1e-3, 61)]]
@@ -101,9 +103,13 @@ def archs():
     arch_util.default_init_weights(linear, 2, 0.5, nonlinearity='relu')
     found |= {'init_linear': linear.weight, 'init_linear_bias': linear.bias}
     found['trunc_normal'] = arch_util.trunc_normal_(torch.empty(50), 0.1, 0.5, -0.4, 0.6)
-    found |= {f'dcn:{k}': v for k, v in arch_util.DCNv2Pack(4, 6, 3, padding=1, deformable_groups=2).state_dict().items()}
+    found |= {
+        f'dcn:{k}': v for k, v in arch_util.DCNv2Pack(4, 6, 3, padding=1, deformable_groups=2).state_dict().items()
+    }
     found = {k: v.detach().numpy() for k, v in found.items()}
-    return {k: np.zeros(v.shape, np.bool_) if k.startswith('dcn:') else v for k, v in found.items()}  # only their shapes
+    return {
+        k: np.zeros(v.shape, np.bool_) if k.startswith('dcn:') else v for k, v in found.items()
+    }  # only their shapes
 
 
 def utils():
@@ -122,7 +128,9 @@ def utils():
 
 
 def write(name, content):
-    (HERE / name).write_text(json.dumps({'source': 'BasicSR 1.4.2 (PyPI)', 'rows': content}, separators=(',', ':')) + '\n')
+    (HERE / name).write_text(
+        json.dumps({'source': 'BasicSR 1.4.2 (PyPI)', 'rows': content}, separators=(',', ':')) + '\n'
+    )
 
 
 def main():

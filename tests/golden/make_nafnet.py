@@ -23,7 +23,9 @@ HERE = Path(__file__).parent
 SMALL = {'width': 8, 'middle_blk_num': 2, 'enc_blk_nums': [1, 2], 'dec_blk_nums': [2, 1]}
 GOPRO = {'middle_blk_num': 1, 'enc_blk_nums': [1, 1, 1, 28], 'dec_blk_nums': [1, 1, 1, 1]}
 SIDD = {'middle_blk_num': 12, 'enc_blk_nums': [2, 2, 4, 8], 'dec_blk_nums': [2, 2, 2, 2]}
-LAYOUTS = {f'{name}-width{w}': {**layout, 'width': w} for name, layout in (('GoPro', GOPRO), ('SIDD', SIDD)) for w in (32, 64)}
+LAYOUTS = {
+    f'{name}-width{w}': {**layout, 'width': w} for name, layout in (('GoPro', GOPRO), ('SIDD', SIDD)) for w in (32, 64)
+}
 
 
 def keys(net):

@@ -14,6 +14,7 @@ def import_torchvision():
         for name in ('nms', 'qnms'):
             library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         import torchvision
+
         torchvision.declared = library  # a library that is collected takes its operators along
     import torchvision.transforms.functional
 

@@ -21,7 +21,7 @@ def image(shape, seed):
 
 
 def fill(module):
-    """Gives every parameter of a module a value that depends on its name and shape only, of a size that keeps signals near 1."""
+    """Gives every parameter of a module a value that depends on its name and shape only; signals stay near 1."""
     for name, p in module.state_dict().items():
         u = uniform(tuple(p.shape), zlib.crc32(name.encode()))
         if name.endswith(('beta', 'gamma')) or (p.dim() == 1 and name.endswith('weight')):

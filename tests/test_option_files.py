@@ -1,0 +1,80 @@
+"""Every option file of the project runs: two iterations of training, or a test."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from basicsr import test as test_command
+from basicsr import train
+from basicsr.archs import build_network
+from basicsr.options import load
+
+from .runs import ROOT
+
+FILES = sorted(p for p in (ROOT / 'options').rglob('*.yml') if '_base' not in p.parts)
+
+
+def make_pairs(folder):
+    """Three pairs of small crops of sample photographs, the degraded side darker."""
+    roots = {'dataroot_gt': folder / 'gt', 'dataroot_lq': folder / 'lq'}
+    for root in roots.values():
+        root.mkdir()
+    for photo in sorted((ROOT / 'datasets/sample/val').glob('*.jpg'))[:3]:
+        crop = cv2.imread(str(photo))[:72, :80]
+        cv2.imwrite(str(roots['dataroot_gt'] / f'{photo.stem}.png'), crop)
+        cv2.imwrite(str(roots['dataroot_lq'] / f'{photo.stem}.png'), crop // 2)
+    return roots
+
+
+def small_data(options, folder):
+    """Overrides that put generated pairs where a data set is not on this machine, and keep batches small."""
+    roots, overrides = None, ['num_gpu=0']
+    for key, dataset in options.datasets.items():
+        if 'dataroot_lq' in dataset.block:
+            roots = roots or make_pairs(folder)
+            overrides += [f'datasets:{key}:{k}={v}' for k, v in roots.items()]
+        overrides += [f'datasets:{key}:num_worker_per_gpu=0']
+        if 'val_size' in dataset.block:
+            overrides += [f'datasets:{key}:val_size=48']
+        if dataset.phase == 'train':
+            overrides += ['datasets:train:batch_size_per_gpu=2', 'datasets:train:dataset_enlarge_ratio=2']
+            if dataset.loader.gt_sizes:
+                overrides += [
+                    'datasets:train:gt_sizes=[32, 64]', 'datasets:train:mini_batch_sizes=[2, 1]', f'datasets:train:iters=[1, {10**6}]'
+                ]  # fmt: skip
+            else:
+                overrides += ['datasets:train:gt_size=64']
+    return overrides
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda p: str(p.relative_to(ROOT / 'options')))
+def test_option_file_runs(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = load(file)
+    overrides = small_data(options, tmp_path)
+    if options.train is None:
+        torch.save({'params': build_network(options.networks['g']).state_dict()}, tmp_path / 'w.pth')
+        overrides += [f'path:pretrain_network_g={tmp_path / "w.pth"}']
+        assert test_command.main(['-opt', str(file), '--force_yml', *overrides]) == 0, capsys.readouterr().err
+        assert (tmp_path / 'results' / options.top.name / 'test.json').stat().st_size > 100
+        return
+    overrides += [f'path:experiments_root={tmp_path}/experiments', 'train:total_iter=2', 'val:report=false']
+    assert train.main(['-opt', str(file), '--force_yml', *overrides]) == 0, capsys.readouterr().err
+    weights = tmp_path / 'experiments' / options.top.name / 'models/net_g_latest.pth'
+    saved = torch.load(weights, weights_only=True)
+    assert saved['iter'] == 2
+    assert all(torch.isfinite(v).all() for v in saved['params'].values())
+
+
+def test_every_option_file_names_a_run_of_its_own():
+    names = [load(f).top.name for f in FILES if load(f).train is not None]
+    assert len(names) == len(set(names))
+
+
+def test_option_files_are_listed_in_the_readme():
+    readme = (ROOT / 'README.md').read_text()
+    for file in FILES:
+        assert file.name in readme, f'{file} is not mentioned in the README'
+    assert Path('options/quickstart.yml').name in readme
