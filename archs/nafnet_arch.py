@@ -130,7 +130,7 @@ class NAFNet(nn.Module):
     def _pad(self, x: Tensor) -> Tensor:
         """Adds zeros below and to the right, as published.
 
-        Without a branch for sizes that need none, since tracing would make that branch's outcome part of an exported network.
+        Without a branch for sizes that need none: tracing would fix its outcome in an exported network.
         """
         bottom, right = -x.shape[-2] % self.multiple_of, -x.shape[-1] % self.multiple_of
         return F.pad(x, (0, right, 0, bottom))

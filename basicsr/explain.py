@@ -73,11 +73,13 @@ def _about_type(name: str) -> list[str]:
 
 
 def _about_key(key: str, place: str) -> list[str]:
-    """A single key of a fixed section or of a type; of the one called ``place`` if that has it."""
+    """A single key of fixed sections and of types: of all that have it, or of those that ``place`` stands for."""
+    kind = {**_inner_blocks(), **_outer_blocks()}.get(place)
     places = {section: section_fields(cls) for section, cls in SECTIONS.items()}
     places |= {name: _fields(registry, name) for registry, name in _all_types()}
+    meant = [name for registry, name in _all_types() if registry.name == kind] or [place]
     having = {name: fields[key] for name, fields in places.items() if key in fields}
-    having = {place: having[place]} if place in having else having
+    having = {name: f for name, f in having.items() if name in meant} or having
     rows = [replace(f, name=f'{name}.{key}'.lstrip('.')) for name, f in having.items()]
     return [_table(rows, indent='')] if rows else []
 

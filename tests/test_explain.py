@@ -39,7 +39,8 @@ def test_nothing_asked_shows_the_top_of_an_option_file_and_how_to_go_on():
 )  # fmt: skip
 def test_a_block_is_explained_type_by_type_and_key_by_key(topic, kind):
     text = explain(topic)
-    for name in registry_of(kind).keys():
+    names = registry_of(kind).keys()
+    for name in names:
         part = re.search(rf'^{name} \({kind}\): .*\n((?:  .*\n?)*)', text, re.MULTILINE)
         assert part, f'{name} is missing'
         assert keys_of(part[1]) == list(fields_of_type(kind, registry_of(kind).get(name)))
@@ -63,7 +64,9 @@ def test_lines_hold_name_type_default_and_meaning():
 
 def test_a_key_is_explained_wherever_it_is():
     assert explain('train.ema_decay').startswith('train.ema_decay  float from 0 to 1')
-    assert explain('network_g.width').startswith('NAFNet.width  int')
+    assert explain('NAFNet.width').startswith('NAFNet.width  int')
+    assert re.search(r'^NAFNet\.width +int', explain('network_g.width'), re.MULTILINE)
+    assert {line.split('.')[0] for line in explain('train.optim_g.lr').splitlines()} >= {'Adam', 'SGD'}
     assert explain('PairedImageDataset.dataroot_lq').startswith('PairedImageDataset.dataroot_lq  str  required')
     assert {'Adam.lr', 'SGD.lr'} <= {line.split()[0] for line in explain('lr').splitlines()}
 

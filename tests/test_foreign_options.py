@@ -11,7 +11,7 @@ import yaml
 from basicsr.errors import OptionError
 from basicsr.foreign_options import KEYS, TYPES
 from basicsr.options import load
-from basicsr.registry import METRIC_REGISTRY, REGISTRIES
+from basicsr.registry import ARCH_REGISTRY, REGISTRIES
 from basicsr.schema import fields_of_type, section_fields
 from basicsr.sections import (
     DistOptions,
@@ -122,7 +122,11 @@ train:
   total_iter: 3000
   warmup_iter: -1
   use_grad_clip: true
-  scheduler: {type: CosineAnnealingRestartCyclicLR, periods: [1000, 2000], restart_weights: [1, 1], eta_mins: [0.0003, 0.000001]}
+  scheduler:
+    type: CosineAnnealingRestartCyclicLR
+    periods: [1000, 2000]
+    restart_weights: [1, 1]
+    eta_mins: [0.0003, 0.000001]
   mixing_augs: {mixup: false, mixup_beta: 1.2, use_identity: true}
   optim_g: {type: AdamW, lr: !!float 3e-4, weight_decay: !!float 1e-4, betas: [0.9, 0.999]}
   pixel_opt: {type: L1Loss, loss_weight: 1, reduction: mean}
@@ -144,7 +148,8 @@ DENOISING = RESTORMER.replace(
     '    dataroot_gt: ./a/target\n    dataroot_lq: none',
 ).replace(
     'type: Dataset_PairedImage\n    dataroot_gt: ./b/target\n    dataroot_lq: ./b/input',
-    'type: Dataset_GaussianDenoising\n    sigma_test: 25\n    in_ch: 3\n    dataroot_gt: ./b/target\n    dataroot_lq: none',
+    'type: Dataset_GaussianDenoising\n    sigma_test: 25\n    in_ch: 3\n'
+    '    dataroot_gt: ./b/target\n    dataroot_lq: none',
 )
 BASICSR = """\
 name: sr
@@ -171,7 +176,14 @@ datasets:
     dataset_enlarge_ratio: 100
     prefetch_mode: ~
   val: {name: Set5, type: PairedImageDataset, dataroot_gt: hr, dataroot_lq: lr, io_backend: {type: disk}}
-network_g: {type: PlainResNet, num_in_ch: 3, num_out_ch: 3, num_feat: 16, num_block: 2, upscale: 2, res_scale: 0.1, img_range: 255.}
+network_g:
+  type: PlainResNet
+  num_in_ch: 3
+  num_feat: 16
+  num_block: 2
+  upscale: 2
+  res_scale: 0.1
+  img_range: 255.
 network_d: {type: VGGStyleDiscriminator, num_in_ch: 3, num_feat: 64}
 path: {pretrain_network_g: ~, strict_load_g: false, resume_state: ~}
 train:
@@ -199,34 +211,65 @@ FILES = {'nafnet': NAFNET, 'restormer': RESTORMER, 'denoising': DENOISING, 'basi
 # What a user does about each line, by the advice that it gives; keys are the places that the messages name.
 CHANGES = {
     'nafnet': {
-        'model_type': 'RestorationModel', 'datasets.train.io_backend': 'drop', 'datasets.train.use_flip': 'use_hflip',
-        'datasets.train.prefetch_mode': 'drop', 'datasets.val.io_backend': 'drop', 'network_g.type': 'NAFNet',
-        'val.use_image': 'drop', 'val.max_minibatch': 'drop', 'val.metrics.ssim.type': 'calculate_ssim',
+        'model_type': 'RestorationModel',
+        'datasets.train.io_backend': 'drop',
+        'datasets.train.use_flip': 'use_hflip',
+        'datasets.train.prefetch_mode': 'drop',
+        'datasets.val.io_backend': 'drop',
+        'network_g.type': 'NAFNet',
+        'val.use_image': 'drop',
+        'val.max_minibatch': 'drop',
+        'val.metrics.ssim.type': 'calculate_ssim',
         'dist_params.port': 'drop',
     },
     'restormer': {
-        'model_type': 'RestorationModel', 'datasets.train.type': 'PairedImageDataset', 'datasets.train.geometric_augs': 'drop',
-        'datasets.train.io_backend': 'drop', 'datasets.train.prefetch_mode': 'drop', 'datasets.val.type': 'PairedImageDataset',
-        'datasets.val.io_backend': 'drop', 'network_g.type': {'type': 'NAFNet', 'width': 32}, 'train.mixing_augs': 'drop',
-        'val.window_size': 'drop', 'val.rgb2bgr': 'drop', 'val.use_image': 'drop', 'val.max_minibatch': 'drop',
+        'model_type': 'RestorationModel',
+        'datasets.train.type': 'PairedImageDataset',
+        'datasets.train.geometric_augs': 'drop',
+        'datasets.train.io_backend': 'drop',
+        'datasets.train.prefetch_mode': 'drop',
+        'datasets.val.type': 'PairedImageDataset',
+        'datasets.val.io_backend': 'drop',
+        'network_g.type': {'type': 'NAFNet', 'width': 32},
+        'train.mixing_augs': 'drop',
+        'val.window_size': 'drop',
+        'val.rgb2bgr': 'drop',
+        'val.use_image': 'drop',
+        'val.max_minibatch': 'drop',
         'dist_params.port': 'drop',
     },
     'basicsr': {
-        'model_type': 'RestorationModel', 'find_unused_parameters': 'drop', 'datasets.train.io_backend': 'drop',
-        'datasets.train.color': 'drop', 'datasets.train.prefetch_mode': 'drop', 'datasets.val.io_backend': 'drop',
-        'network_d': 'drop', 'train.optim_d': 'drop', 'train.perceptual_opt': 'drop', 'train.gan_opt': 'drop',
-        'train.net_d_iters': 'drop', 'train.net_d_init_iters': 'drop', 'val.metrics.psnr.better': 'drop',
+        'model_type': 'RestorationModel',
+        'find_unused_parameters': 'drop',
+        'datasets.train.io_backend': 'drop',
+        'datasets.train.color': 'drop',
+        'datasets.train.prefetch_mode': 'drop',
+        'datasets.val.io_backend': 'drop',
+        'network_d': 'drop',
+        'train.optim_d': 'drop',
+        'train.perceptual_opt': 'drop',
+        'train.gan_opt': 'drop',
+        'train.net_d_iters': 'drop',
+        'train.net_d_init_iters': 'drop',
+        'val.metrics.psnr.better': 'drop',
         'dist_params.port': 'drop',
     },
-}  # fmt: skip
+}
 NOISE = [{'type': 'GaussianNoise', 'sigma': 25}]
 CHANGES['denoising'] = CHANGES['restormer'] | {
-    'datasets.train.type': 'OnlineDegradationDataset', 'datasets.train.degradations': NOISE, 'datasets.train.sigma_type': 'drop',
-    'datasets.train.sigma_range': 'drop', 'datasets.train.in_ch': 'drop', 'datasets.train.dataroot_lq': 'drop',
-    'datasets.train.filename_tmpl': 'drop', 'datasets.val.type': 'OnlineDegradationDataset',
-    'datasets.val.degradations': NOISE, 'datasets.val.sigma_test': 'drop', 'datasets.val.in_ch': 'drop',
+    'datasets.train.type': 'OnlineDegradationDataset',
+    'datasets.train.degradations': NOISE,
+    'datasets.train.sigma_type': 'drop',
+    'datasets.train.sigma_range': 'drop',
+    'datasets.train.in_ch': 'drop',
+    'datasets.train.dataroot_lq': 'drop',
+    'datasets.train.filename_tmpl': 'drop',
+    'datasets.val.type': 'OnlineDegradationDataset',
+    'datasets.val.degradations': NOISE,
+    'datasets.val.sigma_test': 'drop',
+    'datasets.val.in_ch': 'drop',
     'datasets.val.dataroot_lq': 'drop',
-}  # fmt: skip
+}
 IMPORTS = [str(PLUGINS / 'basicsr_style_arch.py'), str(PLUGINS / 'gaussian_noise_degradation.py')]
 ADVICE = re.compile(r'(: write |: remove |\. Write |\. Remove it|\. Did you mean |is missing: )')
 
@@ -274,7 +317,10 @@ def test_every_line_to_change_is_named_and_the_changed_file_loads(write, name):
         ({'model_type': 'VideoRecurrentModel'}, "'model_type' is VideoRecurrentModel: restoring video is not offered"),
         ({'model_type': 'StyleGAN2Model'}, "'model_type' is StyleGAN2Model: generating faces is not offered"),
         ({'model_type': 'RealESRGANModel', 'gt_usm': True}, "Real-ESRGAN's training on synthetic degradations"),
-        ({'datasets.train.type': 'REDSRecurrentDataset'}, "'datasets.train.type' is REDSRecurrentDataset: restoring video"),
+        (
+            {'datasets.train.type': 'REDSRecurrentDataset'},
+            "'datasets.train.type' is REDSRecurrentDataset: restoring video",
+        ),
         ({'datasets.train.type': 'PairedStereoImageDataset'}, 'super-resolution of stereo pairs is not offered'),
     ],
 )
@@ -301,7 +347,10 @@ def test_no_advice_names_a_key_or_type_that_is_not_there():
     }  # fmt: skip
     known = {name: set(section_fields(cls)) for name, cls in sections.items()}
     datasets = {k for n, d in REGISTRIES['dataset'] for k in fields_of_type('dataset', d)}
-    known |= {'dataset': datasets | set(section_fields(LoaderOptions)), 'datasets': {'val', *(f'test_{n}' for n in range(10))}}
+    known |= {
+        'dataset': datasets | set(section_fields(LoaderOptions)),
+        'datasets': {'val', *(f'test_{n}' for n in range(10))},
+    }
     for kind, keys in KEYS.items():
         for key, advice in keys.items():
             if match := re.match(r'Write (\w+)(?: \(\w+\))?(?: and (\w+))?[.,: ]', advice):
@@ -312,7 +361,7 @@ def test_no_advice_names_a_key_or_type_that_is_not_there():
             assert re.match(r'(Write|Remove it)\b', advice), (kind, key, advice)
             assert key not in known.get(kind, ()) or kind in ('top', 'path', 'train'), f'{kind}.{key} is a key here'
     for kind, types in TYPES.items():
-        registry = METRIC_REGISTRY if kind == 'metric' else REGISTRIES[kind]
+        registry = REGISTRIES[kind]
         for name, advice in types.items():
             assert name not in registry, f'{name} is offered now: its advice misleads'
             assert advice.instead is None or advice.instead in registry
@@ -321,12 +370,11 @@ def test_no_advice_names_a_key_or_type_that_is_not_there():
 
 def test_a_type_of_ones_own_with_a_foreign_name_is_taken(write):
     """What another toolbox calls so matters only where nothing here has the name."""
-    own = 'from basicsr.registry import ARCH_REGISTRY\n\n\n@ARCH_REGISTRY.register()\nclass Baseline:\n    def __init__(self, width: int = 4):\n        pass\n'
-    plugin = write('baseline_own_arch.py', own)
+    head = 'from basicsr.registry import ARCH_REGISTRY\n\n\n@ARCH_REGISTRY.register()\n'
+    body = 'class Baseline:\n    def __init__(self, width: int = 4):\n        pass\n'
+    plugin = write('baseline_own_arch.py', head + body)
     values = apply(yaml.load(NAFNET, Loader=yaml.SafeLoader), CHANGES['nafnet'])
     values['network_g'] = {'type': 'Baseline', 'width': 8}
-    from basicsr.registry import ARCH_REGISTRY
-
     try:
         assert load(write('own.yml', values), imports=[str(plugin)]).networks['g'] == {'type': 'Baseline', 'width': 8}
     finally:

@@ -125,9 +125,15 @@ def test_overrides_are_typed_by_the_schema():
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('train:optim_g:lrr=1', "key 'train.optim_g.lrr' is not known. Did you mean 'lr'? Allowed here: amsgrad, betas,"),
+        (
+            'train:optim_g:lrr=1',
+            "key 'train.optim_g.lrr' is not known. Did you mean 'lr'? Allowed here: amsgrad, betas,",
+        ),
         ('train:total_itr=5', "key 'train.total_itr' is not known. Did you mean 'total_iter'?"),
-        ('datasets:train:degradations:0:betta=1', "key 'datasets.train.degradations.0.betta' is not known. Did you mean 'beta'?"),
+        (
+            'datasets:train:degradations:0:betta=1',
+            "key 'datasets.train.degradations.0.betta' is not known. Did you mean 'beta'?",
+        ),
         ('train:total_iter=long', "'train.total_iter' is 'long' (str); allowed: int at least 1."),
         ('train:total_iter=-5', "'train.total_iter' is -5 (int); allowed: int at least 1."),
         ('name=null', "'name' is null (null); allowed: str."),
@@ -136,7 +142,7 @@ def test_overrides_are_typed_by_the_schema():
         ('new_section:x=1', "key 'new_section' is not known."),
         ('__import__("os")=1', 'is not known.'),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_override_is_refused_and_named(text, message):
     found = problems(QUICKSTART, text)
     assert message in found
@@ -151,7 +157,12 @@ def test_the_seed_that_is_used_is_the_overridden_one(tmp_path):
 
     from .runs import run
 
-    still = {'train.total_iter': 1, 'train.optim_g': {'type': 'SGD', 'lr': 0.0}, 'train.scheduler': None, 'train.ema_decay': 0}
+    still = {
+        'train.total_iter': 1,
+        'train.optim_g': {'type': 'SGD', 'lr': 0.0},
+        'train.scheduler': None,
+        'train.ema_decay': 0,
+    }
     assert run(tmp_path, still | {'network_g': {'type': 'NAFNet', 'width': 4}}, '--force_yml', 'manual_seed=7') == 0
     saved = torch.load(tmp_path / 'experiments/tiny/models/net_g_latest.pth', weights_only=True)['params']
     torch.manual_seed(7)
@@ -175,8 +186,14 @@ REFUSED = {
     'section': ({'train.total_itr': 3}, "key 'train.total_itr' is not known. Did you mean 'total_iter'?"),
     'loss': ({'train.pixel_opt.weight': 1}, "key 'train.pixel_opt.weight' is not known. Did you mean 'loss_weight'?"),
     'optimizer': ({'train.optim_g.beta': [0, 1]}, "key 'train.optim_g.beta' is not known. Did you mean 'betas'?"),
-    'data set': ({'datasets.trian': {'type': 'PairedImageDataset'}}, "key 'datasets.trian' is not known. Did you mean 'train'?"),
-    'loader': ({'datasets.train.batch_size': 4}, "key 'datasets.train.batch_size' is not known. Write batch_size_per_gpu."),
+    'data set': (
+        {'datasets.trian': {'type': 'PairedImageDataset'}},
+        "key 'datasets.trian' is not known. Did you mean 'train'?",
+    ),
+    'loader': (
+        {'datasets.train.batch_size': 4},
+        "key 'datasets.train.batch_size' is not known. Write batch_size_per_gpu.",
+    ),
     'metric (B13)': (
         {'val.metrics.psnr': {'type': 'calculate_psnr', 'test_y_chanel': True}},
         "key 'val.metrics.psnr.test_y_chanel' is not known. Did you mean 'test_y_channel'?",
@@ -189,8 +206,14 @@ REFUSED = {
     'no name': ({'name': DROP}, "key 'name' is missing: str."),
     'no iterations': ({'train.total_iter': DROP}, "key 'train.total_iter' is missing: int at least 1."),
     'no optimiser': ({'train.optim_g': DROP}, "key 'train.optim_g' is missing: block with a type (optimizer)."),
-    'null optimiser': ({'train.optim_g': None}, "'train.optim_g' is null (null); allowed: block with a type (optimizer)."),
-    'null argument': ({'datasets.train.dataroot_lq': None}, "'datasets.train.dataroot_lq' is null (null); allowed: str."),
+    'null optimiser': (
+        {'train.optim_g': None},
+        "'train.optim_g' is null (null); allowed: block with a type (optimizer).",
+    ),
+    'null argument': (
+        {'datasets.train.dataroot_lq': None},
+        "'datasets.train.dataroot_lq' is null (null); allowed: str.",
+    ),
     'no loss': ({'train.pixel_opt': DROP}, "key 'train.pixel_opt' is missing: block with a type (loss)."),
     'no network': ({'network_g': DROP}, "block 'network_g' is missing"),
     'no data': ({'datasets': DROP}, "section 'datasets' is missing"),
@@ -201,14 +224,23 @@ REFUSED = {
     'no block': ({'network_g': 'NAFNet'}, "'network_g' is 'NAFNet' (str); allowed: a block with a type (arch): one of"),
     'no section': ({'train': 3}, "'train' is 3 (int); allowed: a block with the keys total_iter,"),
     'whole section list': ({'logger': [1]}, "'logger' is [1] (list); allowed: a block with the keys"),
-    'unknown type': ({'train.pixel_opt.type': 'L2Loss'}, "'train.pixel_opt.type': No loss named 'L2Loss'. Did you mean L1Loss"),
+    'unknown type': (
+        {'train.pixel_opt.type': 'L2Loss'},
+        "'train.pixel_opt.type': No loss named 'L2Loss'. Did you mean L1Loss",
+    ),
     'number as type': ({'network_g.type': 5}, "'network_g.type' is 5 (int); allowed: the name of one of"),
-    'choice': ({'train.mixed_precision': 'fp8'}, "'train.mixed_precision' is 'fp8' (str); allowed: fp32 | bf16 | fp16."),
+    'choice': (
+        {'train.mixed_precision': 'fp8'},
+        "'train.mixed_precision' is 'fp8' (str); allowed: fp32 | bf16 | fp16.",
+    ),
     'range': ({'train.ema_decay': 1.5}, "'train.ema_decay' is 1.5 (float); allowed: float from 0 to 1."),
     'list element': ({'logger.milestones': [1, 'x']}, "'logger.milestones.1' is 'x' (str); allowed: int."),
     'imports': ({'imports': 'tiny.py'}, "'imports' is 'tiny.py' (str); allowed: list of str."),
     # agreement
-    'label': ({'val.metrics.psnr': {'type': 'calculate_ssim'}}, "metric 'val.metrics.psnr' computes ssim: call it 'ssim' or 'ssim_...'."),
+    'label': (
+        {'val.metrics.psnr': {'type': 'calculate_ssim'}},
+        "metric 'val.metrics.psnr' computes ssim: call it 'ssim' or",
+    ),
     'schedule': (
         {'train.scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': 5}},
         "'train.scheduler': Scheduler TrueCosineAnnealingLR: it covers 5 iterations, but train.total_iter is 10.",
@@ -223,8 +255,11 @@ REFUSED = {
         {'datasets.train_b': {'type': 'PairedImageDataset', 'dataroot_gt': 'a', 'dataroot_lq': 'b'}},
         'there is more than one training set (train, train_b)',
     ),
-    'unknown method': ({'model_type': 'RestoratoinModel'}, "'model_type': No model named 'RestoratoinModel'. Did you mean RestorationModel"),
-}  # fmt: skip
+    'unknown method': (
+        {'model_type': 'RestoratoinModel'},
+        "'model_type': No model named 'RestoratoinModel'. Did you mean RestorationModel",
+    ),
+}
 
 
 @pytest.mark.parametrize('case', REFUSED)
@@ -237,7 +272,13 @@ def test_wrong_files_are_refused(write, case):
 
 
 def test_all_problems_are_told_in_the_order_of_their_lines(write):
-    changes = {'nmae': 'x', 'train.total_iter': 'x', 'network_g.widht': 3, 'datasets.train.gt_size': 'x', 'path.rot': 'x'}
+    changes = {
+        'nmae': 'x',
+        'train.total_iter': 'x',
+        'network_g.widht': 3,
+        'datasets.train.gt_size': 'x',
+        'path.rot': 'x',
+    }
     lines = problems(write('own.yml', with_changes(changes))).splitlines()
     numbers = [int(re.match(r'.*own\.yml:(\d+): ', line)[1]) for line in lines]
     assert len(lines) == 5
@@ -300,7 +341,7 @@ def misspell(word, rng):
 
 
 def is_free(path, word):
-    """What may be called as one likes: data sets after ``val_`` or ``test_``, metrics after their own name and ``_``."""
+    """What may be called as one likes: data sets after ``val_`` or ``test_``, metrics after their name and ``_``."""
     if path[:-1] == ('datasets',):
         return DATASET_KEY.fullmatch(word) is not None
     return path[:-1] == ('val', 'metrics') and re.match(r'(psnr|ssim)_', word) is not None
@@ -359,14 +400,15 @@ def test_a_mutant_of_an_option_file_is_refused_and_named(seed, tmp_path, monkeyp
 
 def test_a_refused_file_ends_with_code_2_before_any_work(write, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    plugins = [str(PLUGINS / 'counting_arch.py')]
     file = write(
         'own.yml',
-        with_changes({'imports': [str(PLUGINS / 'counting_arch.py')], 'network_g': {'type': 'CountingNet'}, 'train.totl': 1}),
-    )  # fmt: skip
+        with_changes({'imports': plugins, 'network_g': {'type': 'CountingNet'}, 'train.totl': 1}),
+    )
     assert train.main(['-opt', str(file)]) == 2
     output = capsys.readouterr()
     assert output.out == ''
-    assert f"{file}:" in output.err
+    assert f'{file}:' in output.err
     assert "key 'train.totl' is not known" in output.err
     assert 'Traceback' not in output.err
     assert [p.name for p in tmp_path.iterdir()] == ['own.yml']
@@ -403,6 +445,6 @@ def test_help_is_quick_and_loads_no_torch():
         assert done.returncode == 0
         assert '--force_yml' in done.stdout
     assert min(seconds) < 1.0
-    code = f'import sys, runpy; sys.argv = ["train.py", "--help"]\ntry: runpy.run_path({str(ROOT / "basicsr/train.py")!r}, run_name="__main__")\nexcept SystemExit: print("torch" in sys.modules)'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    code = 'import sys\ntry: import basicsr.train as t; t.main(["--help"])\nfinally: print("torch" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == 'False'

@@ -23,7 +23,7 @@ PLUGINS = ROOT / 'tests/assets/plugins'
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A package of plug-ins with a registry of its own; returns a function that adds a file and one that starts afresh."""
+    """A package of plug-ins with a registry of its own; returns a function that adds a file."""
     package = f'plugins_{abs(hash(tmp_path))}'
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / package).mkdir()
@@ -86,7 +86,9 @@ def test_only_the_module_of_the_type_is_imported(folder):
     registry = folder('syntax_arch.py', 'class (:\n')
     assert registry.get('One').__name__ == 'One'
     assert not [m for m in sys.modules if m.endswith('broken_arch')]
-    with pytest.raises(OptionError, match=r"arch 'Broken' is in .*broken_arch.py, which cannot be imported: ModuleNotFound"):
+    with pytest.raises(
+        OptionError, match=r"arch 'Broken' is in .*broken_arch.py, which cannot be imported: ModuleNotFound"
+    ):
         registry.get('Broken')
     with pytest.raises(OptionError, match=r"No arch named 'Onne'. Did you mean One\?.*Not readable: .*syntax_arch.py"):
         registry.get('Onne')
@@ -102,14 +104,18 @@ def test_importing_one_network_imports_no_other(tmp_path):
         print(sorted(m for m in sys.modules if m.startswith('basicsr.') and m.rpartition('.')[2].endswith(
             ('_arch', '_loss', '_model', '_dataset', '_degradation'))))
     """
-    done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['basicsr.archs.nafnet_arch']"
 
 
 def test_an_error_inside_a_plug_in_is_told_with_its_place(folder):
     registry = folder('bad_arch.py', 'x = 1 / 0\n' + textwrap.dedent(NET.format(name='Bad')))
-    with pytest.raises(OptionError, match=r'cannot be imported: ZeroDivisionError: division by zero \(.*bad_arch.py:2\)'):
+    with pytest.raises(
+        OptionError, match=r'cannot be imported: ZeroDivisionError: division by zero \(.*bad_arch.py:2\)'
+    ):
         registry.get('Bad')
 
 
@@ -192,7 +198,10 @@ def test_a_module_of_the_current_folder_can_be_imported(write, tmp_path):
     ('name', 'message'),
     [
         ('none_arch.py', "'none_arch.py' cannot be imported: there is no file "),
-        ('no_such_module', "'no_such_module' cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            'no_such_module',
+            "'no_such_module' cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
         ('folder/net', 'write a module (my_pkg.my_arch) or a file that ends in .py'),
         ('my-net.py', 'the name of the file is no Python name'),
         ('random.py', "'random' is also the name of "),
@@ -224,7 +233,9 @@ def test_files_with_relative_imports_find_basicsrs_helpers_and_their_neighbours(
 
 def test_an_architecture_file_written_for_basicsr_builds_unchanged():
     import_plugins([str(PLUGINS / 'basicsr_style_arch.py')])
-    net = build_network({'type': 'PlainResNet', 'num_in_ch': 3, 'upscale': 2, 'res_scale': 0.1, 'rgb_mean': [0.5, 0.4, 0.3]})
+    net = build_network(
+        {'type': 'PlainResNet', 'num_in_ch': 3, 'upscale': 2, 'res_scale': 0.1, 'rgb_mean': [0.5, 0.4, 0.3]}
+    )
     assert net(torch.rand(1, 3, 8, 9)).shape == (1, 3, 16, 18)
     for wrong, message in (
         ({}, "key 'num_in_ch' is missing"),
@@ -279,18 +290,36 @@ def test_builders_leave_their_dicts_unchanged():
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
-        (lambda: build_network({'type': 'NAFNet', 'widht': 4}), "arch NAFNet: key 'widht' is not known. Did you mean 'width'? Allowed"),
-        (lambda: build_loss({'type': 'L1Loss', 'weight': 4}), "loss L1Loss: key 'weight' is not known. Did you mean 'loss_weight'?"),
-        (lambda: build_dataset({**SAMPLES, 'gtsize': 4}), "key 'gtsize' is not known. Did you mean 'gt_size'? Allowed here: "),
+        (
+            lambda: build_network({'type': 'NAFNet', 'widht': 4}),
+            "arch NAFNet: key 'widht' is not known. Did you mean 'width'? Allowed",
+        ),
+        (
+            lambda: build_loss({'type': 'L1Loss', 'weight': 4}),
+            "loss L1Loss: key 'weight' is not known. Did you mean 'loss_weight'?",
+        ),
+        (
+            lambda: build_dataset({**SAMPLES, 'gtsize': 4}),
+            "key 'gtsize' is not known. Did you mean 'gt_size'? Allowed here: ",
+        ),
         (lambda: build_dataset({**SAMPLES, 'io_backend': {}}), "key 'io_backend' is not known. Remove it"),
         (lambda: build_dataset({**SAMPLES, 'phase': 'training'}), "one of train, val, test, not 'training'"),
-        (lambda: build_dataset({**SAMPLES, 'degradations': [{'type': 'Fog'}]}), "'degradations.0.type': No degradation named 'Fog'"),
-        (lambda: build_dataloader([1], {**SAMPLES, 'batch_size': 4}), "key 'batch_size' is not known. Write batch_size_per_gpu."),
-        (lambda: build_model({**TINY, 'train': {**TINY['train'], 'pixel_op': 1}}), "key 'train.pixel_op' is not known. Did you mean 'pixel_opt'?"),
+        (
+            lambda: build_dataset({**SAMPLES, 'degradations': [{'type': 'Fog'}]}),
+            "'degradations.0.type': No degradation named 'Fog'",
+        ),
+        (
+            lambda: build_dataloader([1], {**SAMPLES, 'batch_size': 4}),
+            "key 'batch_size' is not known. Write batch_size_per_gpu.",
+        ),
+        (
+            lambda: build_model({**TINY, 'train': {**TINY['train'], 'pixel_op': 1}}),
+            "key 'train.pixel_op' is not known. Did you mean 'pixel_opt'?",
+        ),
         (lambda: calculate_metric({'img': 1, 'img2': 1}, {'type': 'calculate_psnr', 'crop': 4}), "no option 'crop'"),
     ],
     ids=['network', 'loss', 'dataset', 'foreign key', 'phase', 'degradation', 'loader', 'model', 'metric'],
-)  # fmt: skip
+)
 def test_builders_refuse_unknown_keys_as_option_files_do(call, message):
     with pytest.raises(OptionError) as caught:
         call()

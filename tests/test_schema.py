@@ -31,13 +31,16 @@ FITS = [
     (tuple[float, float], [1, 2], (1.0, 2.0)), (tuple[int, ...], [1, 2, 3], (1, 2, 3)),
     (Literal['a', 'b'], 'a', 'a'), (Literal['auto'] | int, 4, 4), (dict, {'a': 1}, {'a': 1}),
     (dict[str, float], {'a': 1}, {'a': 1.0}), (Any, {'a': [1]}, {'a': [1]}),
-    (Annotated[int, Range(1)], 1, 1), (Annotated[float, Range(0, 1)], 1, 1.0), (Annotated[int, Range(1)] | None, None, None),
+    (Annotated[int, Range(1)], 1, 1), (Annotated[float, Range(0, 1)], 1, 1.0),
+    (Annotated[int, Range(1)] | None, None, None),
     (float | torch.Tensor, 1, 1.0),
 ]  # fmt: skip
 MISFITS = [
-    (int, 1.5), (int, '3'), (int, True), (int, None), (float, '1'), (float, False), (float, None), (bool, 1), (bool, 'yes'),
+    (int, 1.5), (int, '3'), (int, True), (int, None), (float, '1'), (float, False), (float, None), (bool, 1),
+    (bool, 'yes'),
     (str, 1), (str, None), (list[int], 3), (list[int], ['a']), (list[int], '12'), (tuple[float, float], [1]),
-    (tuple[float, float], [1, 2, 3]), (Literal['a'], 'c'), (Literal[1], True), (dict, [1]), (dict[str, float], {'a': 'b'}),
+    (tuple[float, float], [1, 2, 3]), (Literal['a'], 'c'), (Literal[1], True), (dict, [1]),
+    (dict[str, float], {'a': 'b'}),
     (Annotated[int, Range(1)], 0), (Annotated[float, Range(0, 1)], 1.5), (Annotated[float, Range(0, 1)], float('nan')),
     (list[Annotated[int, Range(1)]], [1, 0]), (int | None, 'x'), (torch.nn.Module, 'x'), (Callable, 'x'), (NotYaml, 3),
 ]  # fmt: skip
@@ -131,7 +134,9 @@ def test_every_field_of_a_fixed_section_is_described():
 
 
 def check(block, fields):
-    problems = Problems(Document(block, {(): Mark('f.yml', 1), **{(k,): Mark('f.yml', i) for i, k in enumerate(block, 2)}}))
+    problems = Problems(
+        Document(block, {(): Mark('f.yml', 1), **{(k,): Mark('f.yml', i) for i, k in enumerate(block, 2)}})
+    )
     checked = check_block(problems, (), block, fields)
     return checked, [f'{mark}: {text}' for mark, text in problems.found]
 
@@ -202,7 +207,10 @@ def test_a_program_may_pass_objects_that_yaml_cannot_hold():
 @pytest.mark.parametrize(
     ('block', 'message'),
     [
-        ({'type': 'Child', 'gain': 1.0, 'widht': 4}, r"animal Child: key 'widht' is not known. Did you mean 'width'\? Allowed"),
+        (
+            {'type': 'Child', 'gain': 1.0, 'widht': 4},
+            r"animal Child: key 'widht' is not known. Did you mean 'width'\? Allowed",
+        ),
         ({'type': 'Child'}, r"animal Child: key 'gain' is missing: float at least 0"),
         ({'type': 'Child', 'gain': -1}, r"animal Child: 'gain' is -1 \(int\); allowed: float at least 0"),
         ({'type': 'Child', 'gain': 1, 'act': 'ReLU'}, r"'act' is 'ReLU' \(str\); allowed: a Python object"),

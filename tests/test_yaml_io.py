@@ -13,7 +13,8 @@ from basicsr.yaml_io import Mark, dump_yaml, override, parse_value, read_documen
     ('text', 'value'),
     [
         ('1e-4', 1e-4), ('2e5', 2e5), ('-1', -1), ('-0.5', -0.5), ('+3', 3), ('.5', 0.5), ('1.', 1.0), ('-2E-3', -2e-3),
-        ('1_000', 1000), ('0x10', 16), ('0', 0), ('true', True), ('False', False), ('~', None), ('null', None), ('', None),
+        ('1_000', 1000), ('0x10', 16), ('0', 0), ('true', True), ('False', False), ('~', None),
+        ('null', None), ('', None),
         ('[1, 2e-1]', [1, 0.2]), ('{lr: 1e-3}', {'lr': 1e-3}), ('.inf', float('inf')),
         ('2026-11-21', '2026-11-21'), ('1:30', '1:30'), ('007', '007'), ('e3', 'e3'), ('a=b', 'a=b'), ('1e', '1e'),
     ],
@@ -30,11 +31,14 @@ def test_explicit_float_tag_of_basicsr_files(write):
 
 
 def test_every_key_remembers_its_line(write):
-    file = write('a.yml', '# comment\nname: a\ntrain:\n  optim_g: {type: Adam,\n    lr: 1}\n  steps:\n  - 1\n  - {k: 2}\n')
+    file = write(
+        'a.yml', '# comment\nname: a\ntrain:\n  optim_g: {type: Adam,\n    lr: 1}\n  steps:\n  - 1\n  - {k: 2}\n'
+    )
     marks = read_document(file).marks
     expected = {
         ('name',): 2, ('train',): 3, ('train', 'optim_g'): 4, ('train', 'optim_g', 'type'): 4,
-        ('train', 'optim_g', 'lr'): 5, ('train', 'steps', 0): 7, ('train', 'steps', 1): 8, ('train', 'steps', 1, 'k'): 8,
+        ('train', 'optim_g', 'lr'): 5, ('train', 'steps', 0): 7, ('train', 'steps', 1): 8,
+        ('train', 'steps', 1, 'k'): 8,
     }  # fmt: skip
     assert {path: marks[path] for path in expected} == {path: Mark(str(file), line) for path, line in expected.items()}
     assert str(marks[('name',)]) == f'{file}:2'
@@ -90,7 +94,11 @@ def test_missing_base_and_circle_are_refused(write):
 
 def test_anchors_merge_without_counting_as_repeated(write):
     text = 'a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\nc: *a\n'
-    assert read_document(write('a.yml', text)).values == {'a': {'x': 1, 'y': 2}, 'b': {'x': 1, 'y': 3}, 'c': {'x': 1, 'y': 2}}
+    assert read_document(write('a.yml', text)).values == {
+        'a': {'x': 1, 'y': 2},
+        'b': {'x': 1, 'y': 3},
+        'c': {'x': 1, 'y': 2},
+    }
 
 
 @pytest.mark.parametrize(
@@ -205,10 +213,12 @@ def test_a_later_override_of_the_whole_block_forgets_the_earlier(document):
 
 # Writing
 
+LETTERS = st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from('\né漢')
+KEYS = st.from_regex(r'[a-z_]{1,6}', fullmatch=True)
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from('\né漢'), max_size=12)
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(LETTERS, max_size=12)
     | st.sampled_from(['1e-4', '007', '1:30', '2026-11-21', 'yes', '~', 'null', '.5', '0x1', '=', '<<', 'a: b', '# c']),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.from_regex(r'[a-z_]{1,6}', fullmatch=True), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
 

@@ -1,3 +1,4 @@
+# ruff: noqa: UP008
 """An architecture file as BasicSR's users write them: no annotations, names imported from BasicSR's places."""
 
 import torch
@@ -12,8 +13,12 @@ class ChannelAttention(nn.Module):
     def __init__(self, num_feat, squeeze_factor=4):
         super(ChannelAttention, self).__init__()
         self.attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(num_feat, num_feat // squeeze_factor, 1), nn.ReLU(inplace=True),
-            nn.Conv2d(num_feat // squeeze_factor, num_feat, 1), nn.Sigmoid())
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(num_feat, num_feat // squeeze_factor, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(num_feat // squeeze_factor, num_feat, 1),
+            nn.Sigmoid(),
+        )
 
     def forward(self, x):
         return x * self.attention(x)
@@ -31,8 +36,19 @@ class PlainResNet(nn.Module):
         rgb_mean (tuple[float]): Image mean in RGB orders.
     """
 
-    def __init__(self, num_in_ch, num_out_ch=3, num_feat=8, num_block=2, upscale=1, res_scale=1, img_range=1.,
-                 rgb_mean=(0.4488, 0.4371, 0.4040), norm_layer=None, **kwargs):
+    def __init__(
+        self,
+        num_in_ch,
+        num_out_ch=3,
+        num_feat=8,
+        num_block=2,
+        upscale=1,
+        res_scale=1,
+        img_range=1.0,
+        rgb_mean=(0.4488, 0.4371, 0.4040),
+        norm_layer=None,
+        **kwargs,
+    ):
         super(PlainResNet, self).__init__()
         self.upscale = upscale
         self.img_range = img_range
