@@ -24,7 +24,7 @@ MOVED = {
 setup(
     name='qualir',
     version=VERSION,
-    description='Restores photographs taken in snow, rain, haze, low light and under water; image quality is a training signal',
+    description='Restores photographs taken in snow, rain, haze, low light and under water',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

@@ -1,7 +1,8 @@
 """QualIR: restore real photographs, with image quality as a signal to train on.
 
-The engine lives in this folder. The plug-in folders ``archs/ losses/ models/ data/`` stand at the root of a checkout and are
-imported as ``basicsr.archs`` and so on; an installed wheel already holds them here (see ``package_dir`` in ``setup.py``).
+The engine lives in this folder. The plug-in folders ``archs/ losses/ models/ data/`` stand at the root of a checkout
+and are imported as ``basicsr.archs`` and so on; an installed wheel already holds them here (see ``package_dir`` in
+``setup.py``).
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Weight files and run states: written whole or not at all, read without running code, and kept by a simple rule.
 
-``models/net_g_<iter>.pth`` holds ``params``, ``params_ema`` and the options, for everyone. ``training_states/<iter>.state``
-holds all that a run needs to go on bit for bit. Both contain tensors and plain containers only.
+``models/net_g_<iter>.pth`` holds ``params``, ``params_ema`` and the options, for everyone.
+``training_states/<iter>.state`` holds all that a run needs to go on bit for bit. Both contain tensors and
+plain containers only.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def load_network(net: nn.Module, path: str | Path, strict: bool = True, key: str
         One line that says what was taken and how much of it matched.
 
     Raises:
-        CheckpointError: Not readable, or of another network: the first keys that differ on either side are named. No match
-            at all is an error even when not strict.
+        CheckpointError: Not readable, or of another network: the first keys that differ on either side are named. No
+            match at all is an error even when not strict.
     """
     weights, taken = select_weights(read(path), path, key)
     own = net.state_dict()

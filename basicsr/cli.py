@@ -56,7 +56,7 @@ def explain_if_asked(args: argparse.Namespace) -> int | None:
 
 
 def run_command(work: Callable[[], int]) -> int:
-    """Runs a command and turns what happens into an exit code; a user's mistake becomes its sentence, without traceback."""
+    """Runs a command and turns what happens into an exit code; a user's mistake becomes its sentence, no traceback."""
     # OpenMP threads that spin while they wait make a training on a busy CPU many times slower (measured: 8 times on
     # 2 cores with one other process). Must be set before torch is imported.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')

@@ -1,6 +1,7 @@
-"""Restores photographs with a trained network: ``python basicsr/inference.py -m net_g_latest.pth -i photo.jpg -o restored/``.
+"""Restores photographs: ``python basicsr/inference.py -m net_g_latest.pth -i photo.jpg -o restored/``.
 
-The weight file says which network it belongs to; a file of another toolbox needs an option file with that block (``-opt``).
+The weight file says which network it belongs to; one of another toolbox needs an option file with
+that block (``-opt``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Restore photographs with a trained network.')
     parser.add_argument('-m', '--model', required=True, metavar='FILE', help='weight file, such as net_g_latest.pth')
     parser.add_argument('-i', '--input', required=True, metavar='PATH', help='photograph, or a folder of them')
-    parser.add_argument('-o', '--output', default='results', metavar='FOLDER', help='where results go (default: results)')
+    parser.add_argument(
+        '-o', '--output', default='results', metavar='FOLDER', help='where results go (default: results)'
+    )
     parser.add_argument('-opt', '--opt', metavar='FILE', help='option file whose network_g describes the weights')
     parser.add_argument('--device', default=None, help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     parser.add_argument('--overwrite', action='store_true', help='replace results that are already there')
@@ -96,7 +99,9 @@ def _load_network(model: str, option_file: str | None) -> Any:
     content = checkpoint.read(model)
     block = load(option_file).networks['g'] if option_file else content.get('network_g')
     if not isinstance(block, dict):
-        raise OptionError(f'{model} does not say which network it is; give an option file with its network_g: -opt FILE.')
+        raise OptionError(
+            f'{model} does not say which network it is; give an option file with its network_g: -opt FILE.'
+        )
     net = build_network(block)
     checkpoint.load_network(net, model)
     return net

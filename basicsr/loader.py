@@ -1,8 +1,8 @@
 """Feeds training: which sample comes when, with which random numbers, and the processes that load it.
 
 Sample number ``k`` of a run is fixed by the seed alone: its index by the epoch's permutation, its random numbers by
-(seed, epoch, index). Neither the number of loader processes, nor a stop and resume, nor the number of training processes
-changes it. A resumed run therefore only has to know how many iterations are done.
+(seed, epoch, index). Neither the number of loader processes, nor a stop and resume, nor the number of training
+processes changes it. A resumed run therefore only has to know how many iterations are done.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ class SampleStream(Sampler[list[Request]]):
 class Fetcher(Dataset):
     """Answers requests from a data set, in a loader process.
 
-    A data set with a ``sample`` method gets its own generator. Any other draws from the global streams, which are seeded
-    for the one call. With ``on_error: skip`` an unreadable image is replaced by the next one, and named in the sample.
-    An error travels back as a value, since an exception from a loader process would arrive wrapped in a traceback.
+    A data set with a ``sample`` method gets its own generator. Any other draws from the global streams, which are
+    seeded for the one call. With ``on_error: skip`` an unreadable image is replaced by the next one, and named in the
+    sample. An error travels back as a value, since an exception from a loader process would arrive wrapped in a traceback.
 
     Args:
         dataset: The data set.
@@ -179,17 +179,17 @@ def eval_loader(dataset: Dataset, options: DatasetOptions, rank: int, world_size
     requests = [[Request(i, (0, 0, i))] for i in range(rank, len(dataset), world_size)]  # type: ignore[arg-type]
     fetcher = Fetcher(dataset, options.name, options.loader.on_error)
     loader = LoaderOptions(num_worker_per_gpu=workers, prefetch_factor=2)
-    return _loader(fetcher, loader, False, batch_sampler=requests)
+    return _loader(fetcher, loader, False, batch_sampler=requests, persistent_workers=workers > 0)
 
 
-def _loader(fetcher: Fetcher, loader: LoaderOptions, pin_memory: bool, batch_sampler: Any) -> DataLoader:
+def _loader(fetcher: Fetcher, loader: LoaderOptions, pin_memory: bool, **settings: Any) -> DataLoader:
     workers = loader.num_worker_per_gpu
-    extra = {'prefetch_factor': loader.prefetch_factor, 'worker_init_fn': quiet_worker} if workers else {}
+    if workers:
+        settings.update(prefetch_factor=loader.prefetch_factor, worker_init_fn=quiet_worker)
     # A generator of its own: the loader's base seed must not be drawn from the training stream.
     return DataLoader(
-        fetcher, batch_sampler=batch_sampler, num_workers=workers, collate_fn=collate, pin_memory=pin_memory,
-        generator=torch.Generator(), **extra,
-    )  # fmt: skip
+        fetcher, num_workers=workers, collate_fn=collate, pin_memory=pin_memory, generator=torch.Generator(), **settings
+    )
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

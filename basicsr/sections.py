@@ -1,4 +1,4 @@
-"""The fixed sections of an option file. Each dataclass is the schema, the documentation and the typed value of its section."""
+"""The fixed sections of an option file. Each dataclass is its section's schema, documentation and typed value."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TrainOptions:
         mixed_precision: Number format of the forward pass; bf16 and fp16 keep float32 weights.
         channels_last: Whether tensors are laid out NHWC, which is faster for convolutions.
         compile: Whether to compile the network with torch.compile.
-        max_nonfinite: How many iterations in a row may be skipped for a non-finite loss or gradient before the run stops.
+        max_nonfinite: How many iterations in a row may be skipped for a non-finite loss or gradient.
         deterministic: Whether to use deterministic kernels only, on a GPU too.
     """
 

@@ -1,7 +1,7 @@
 """The training loop: everything that is the same for every method, once.
 
-A method gives losses; the trainer feeds it, steps its optimisers, averages its weights, logs, validates and saves. Device,
-processes and number format come from ``accelerate``.
+A method gives losses; the trainer feeds it, steps its optimisers, averages its weights, logs, validates and saves.
+Device, processes and number format come from ``accelerate``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from basicsr.registry import SCHEDULER_REGISTRY, build
 from basicsr.run_folder import RunFolder
 from basicsr.sections import Options
 from basicsr.signals import StopRequest
-from basicsr.validation import ValResult, Validator
+from basicsr.validation import Validator, ValResult
 
 STATE_FORMAT = 1
 DATA_WAIT_WARNING = 0.3  # share of time waiting for data above which the log gives advice
@@ -134,7 +134,7 @@ class Trainer:
                 with self.accelerator.autocast():
                     losses = self.wrapped(batch, letter)
                 total = sum(v for k, v in losses.items() if k.startswith('l_'))
-                # A loss that is not finite can have a finite gradient (L1); times NaN it is caught, on every rank alike.
+                # A loss that is not finite can have a finite gradient (L1); times NaN it is caught, on every rank.
                 total = total * (1 + 0 * total.detach())
                 self.accelerator.backward(total / len(self.batches))
             for name, value in losses.items():
@@ -416,8 +416,8 @@ class Trainer:
         if int(self._bad_in_row) > self.train_options.max_nonfinite:
             raise TrainingError(
                 f'Iteration {self.iteration}: loss or gradient was not finite {int(self._bad_in_row)} times in a row '
-                f'(train.max_nonfinite: {self.train_options.max_nonfinite}). Lower the learning rate, clip gradients, or use '
-                'fp32. The last checkpoint is from before.'
+                f'(train.max_nonfinite: {self.train_options.max_nonfinite}). Lower the learning rate, clip gradients, '
+                'or use fp32. The last checkpoint is from before.'
             )
 
     def _stop_agreed(self, stop: StopRequest) -> bool:
@@ -445,5 +445,7 @@ def _device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cpu_info = Path('/proc/cpuinfo')
     lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
-    name = next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.processor())
+    name = next(
+        (line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.processor()
+    )
     return f'{name or platform.machine()} ({device.type})'

@@ -57,7 +57,7 @@ class BaseModel(nn.Module, ABC):
         return self._averages.get('g', self.network('g'))
 
     def extra_state(self) -> dict[str, Any]:
-        """What the method keeps between steps beside its networks (tensors and plain containers), for the checkpoint."""
+        """What the method keeps between steps beside its networks, for the checkpoint: tensors and plain containers."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:

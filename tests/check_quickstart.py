@@ -1,4 +1,4 @@
-"""Checks what the quickstart promises, on the run it left: ``python tests/check_quickstart.py experiments/quickstart``."""
+"""Checks the quickstart's promises on the run it left: ``python tests/check_quickstart.py experiments/quickstart``."""
 
 import json
 import sys

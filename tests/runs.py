@@ -57,7 +57,12 @@ def spawn(file, *arguments, launcher=(), **kwargs):
     """Starts ``python basicsr/train.py`` in a process of its own."""
     command = [sys.executable, *launcher, str(ROOT / 'basicsr/train.py'), '-opt', str(file), *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **kwargs
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        **kwargs,
     )
 
 

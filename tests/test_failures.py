@@ -28,8 +28,8 @@ def pairs(tmp_path):
             image = np.random.default_rng(i).integers(0, 255, (24, 24, 3), dtype=np.uint8)
             cv2.imwrite(str(tmp_path / side / f'{i}.png'), image)
     train = {
-        'type': 'PairedImageDataset', 'dataroot_gt': str(tmp_path / 'gt'), 'dataroot_lq': str(tmp_path / 'lq'), 'gt_size': 16,
-        'batch_size_per_gpu': 3, 'num_worker_per_gpu': 1,
+        'type': 'PairedImageDataset', 'dataroot_gt': str(tmp_path / 'gt'), 'dataroot_lq': str(tmp_path / 'lq'),
+        'gt_size': 16, 'batch_size_per_gpu': 3, 'num_worker_per_gpu': 1,
     }  # fmt: skip
     return tmp_path, {'datasets.train': train, 'train.total_iter': 2}
 
@@ -80,17 +80,30 @@ def test_a_pair_of_two_sizes_is_named(pairs, capsys):
 
 
 def test_a_set_smaller_than_a_batch_is_refused(tmp_path, capsys):
-    fails(tmp_path, {'datasets.train.length': 3}, capsys, EXIT_REFUSED, '3 samples', 'batch of 4', 'dataset_enlarge_ratio')
+    fails(
+        tmp_path, {'datasets.train.length': 3}, capsys, EXIT_REFUSED, '3 samples', 'batch of 4', 'dataset_enlarge_ratio'
+    )
 
 
 def test_enlarging_a_small_set_helps(tmp_path):
-    assert run(tmp_path, {'datasets.train.length': 3, 'datasets.train.dataset_enlarge_ratio': 2, 'train.total_iter': 2}) == 0
+    assert (
+        run(tmp_path, {'datasets.train.length': 3, 'datasets.train.dataset_enlarge_ratio': 2, 'train.total_iter': 2})
+        == 0
+    )
 
 
 def test_a_checkpoint_of_another_network_names_keys_of_both_sides(tmp_path, capsys):
     path = tmp_path / 'other.pth'
     torch.save({'params': nn.Linear(3, 3).state_dict()}, path)
-    fails(tmp_path, {'path.pretrain_network_g': str(path)}, capsys, EXIT_FAILED, 'other.pth', 'body.0.weight', 'weight, bias')
+    fails(
+        tmp_path,
+        {'path.pretrain_network_g': str(path)},
+        capsys,
+        EXIT_FAILED,
+        'other.pth',
+        'body.0.weight',
+        'weight, bias',
+    )
     fails(tmp_path, {'path.pretrain_network_g': str(path), 'path.strict_load_g': False}, capsys, EXIT_FAILED, '0 of')
 
 
@@ -99,7 +112,8 @@ def test_weights_of_any_layout_load(tmp_path):
     weights = net.state_dict()
     layouts = [
         weights, {'params': weights}, {'params_ema': weights, 'params': {}}, {'model': weights},
-        {'state_dict': {f'net.{k}': v for k, v in weights.items()}}, {'params': {f'module.{k}': v for k, v in weights.items()}},
+        {'state_dict': {f'net.{k}': v for k, v in weights.items()}},
+        {'params': {f'module.{k}': v for k, v in weights.items()}},
     ]  # fmt: skip
     for layout in layouts:
         torch.save(layout, tmp_path / 'w.pth')
@@ -188,7 +202,13 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_pa
 
 
 def test_a_loss_that_stays_non_finite_ends_the_run(tmp_path, capsys):
-    fails(tmp_path, {'datasets.train.explode_from': 0, 'train.max_nonfinite': 3}, capsys, EXIT_FAILED, 'not finite 4 times')
+    fails(
+        tmp_path,
+        {'datasets.train.explode_from': 0, 'train.max_nonfinite': 3},
+        capsys,
+        EXIT_FAILED,
+        'not finite 4 times',
+    )
 
 
 def test_a_single_non_finite_batch_changes_nothing_for_the_worse(tmp_path):
@@ -213,5 +233,9 @@ def test_gpus_that_are_not_there(tmp_path, capsys):
 
 def test_validation_without_clean_images_says_so(pairs, capsys):
     folder, changes = pairs
-    changes['datasets.val'] = {'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'nowhere'), 'dataroot_lq': str(folder / 'lq')}
+    changes['datasets.val'] = {
+        'type': 'PairedImageDataset',
+        'dataroot_gt': str(folder / 'nowhere'),
+        'dataroot_lq': str(folder / 'lq'),
+    }
     fails(folder, changes, capsys, EXIT_REFUSED, 'nowhere')

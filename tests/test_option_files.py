@@ -42,7 +42,8 @@ def small_data(options, folder):
             overrides += ['datasets:train:batch_size_per_gpu=2', 'datasets:train:dataset_enlarge_ratio=2']
             if dataset.loader.gt_sizes:
                 overrides += [
-                    'datasets:train:gt_sizes=[32, 64]', 'datasets:train:mini_batch_sizes=[2, 1]', f'datasets:train:iters=[1, {10**6}]'
+                    'datasets:train:gt_sizes=[32, 64]', 'datasets:train:mini_batch_sizes=[2, 1]',
+                    f'datasets:train:iters=[1, {10**6}]',
                 ]  # fmt: skip
             else:
                 overrides += ['datasets:train:gt_size=64']

@@ -15,7 +15,7 @@ README = (ROOT / 'README.md').read_text()
 BLOCKS = [b.strip().splitlines() for b in re.findall(r'^```bash\n(.*?)^```', README, flags=re.M | re.S)]
 COMMANDS = [line for block in BLOCKS[2:] for line in block]
 # Two iterations on small images, so that a command takes seconds; appended to the commands that train.
-SHORT = ['train:total_iter=2', 'train:scheduler:T_max=2', 'datasets:val:val_size=48', 'datasets:train:gt_size=48']  # fmt: skip
+SHORT = ['train:total_iter=2', 'train:scheduler:T_max=2', 'datasets:val:val_size=48', 'datasets:train:gt_size=48']
 FEW = ['datasets:train:batch_size_per_gpu=2', 'num_gpu=0']
 
 
@@ -39,11 +39,25 @@ def execute(command, folder):
         else:
             words += ['--force_yml', *SHORT, *FEW]
     if words[0] == 'torchrun':
-        words[:1] = [sys.executable, '-m', 'torch.distributed.run', '--master_port', '0', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
+        words[:1] = [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--master_port',
+            '0',
+            '--rdzv-backend=c10d',
+            '--rdzv-endpoint=localhost:0',
+        ]
     elif words[0] == 'python':
         words[0] = sys.executable
     return subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, 'OMP_NUM_THREADS': '1'}
+        words,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
     )
 
 
@@ -74,5 +88,7 @@ def test_links_lead_somewhere():
 def test_code_words_in_the_docs_exist():
     """Files that the documentation names in backticks are there."""
     for page in [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]:
-        for name in re.findall(r'`((?:basicsr|archs|losses|models|data|options|tools|tests|docs)/[\w/.-]+\.\w+)`', page.read_text()):
+        for name in re.findall(
+            r'`((?:basicsr|archs|losses|models|data|options|tools|tests|docs)/[\w/.-]+\.\w+)`', page.read_text()
+        ):
             assert (ROOT / name).exists() or Path(name).name.startswith('my_'), f'{page}: {name}'

@@ -85,10 +85,10 @@ def test_a_signal_to_the_whole_group_saves(tmp_path, number):
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments_never_leaves_an_unusable_checkpoint(tmp_path):
-    """30 runs killed while they save at every iteration; each goes on from the last, and the end equals a straight run."""
+    """30 runs killed while they save at every iteration; each goes on from the last, the end equals a straight run."""
     changes = {
-        'train.total_iter': 100000, 'train.scheduler.T_max': 100000, 'logger.save_checkpoint_freq': 1, 'val.val_freq': None,
-        'network_g.width': 256, 'logger.print_freq': 100, 'datasets.val.length': 1,
+        'train.total_iter': 100000, 'train.scheduler.T_max': 100000, 'logger.save_checkpoint_freq': 1,
+        'val.val_freq': None, 'network_g.width': 256, 'logger.print_freq': 100, 'datasets.val.length': 1,
     }  # fmt: skip
     file = write_options(tmp_path, changes)
     states = tmp_path / 'experiments/tiny/training_states'

@@ -1,7 +1,10 @@
 """What the trainer does for every method."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,14 @@ def test_two_processes_follow_the_loss_curve_of_one_with_the_doubled_batch(tmp_p
     (tmp_path / 'two').mkdir()
     assert run(tmp_path / 'one', {**changes, 'datasets.train.batch_size_per_gpu': 4}) == 0
     file = write_options(tmp_path / 'two', {**changes, 'datasets.train.batch_size_per_gpu': 2})
-    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
+    launcher = [
+        '-m',
+        'torch.distributed.run',
+        '--nproc_per_node=2',
+        '--master_port=0',
+        '--rdzv-backend=c10d',
+        '--rdzv-endpoint=localhost:0',
+    ]
     process = spawn(file, '--launcher', 'pytorch', launcher=launcher)
     _, log = process.communicate(timeout=180)
     assert process.returncode == 0, log
@@ -136,7 +146,7 @@ def test_players_are_frozen_in_turn_and_the_generator_hears_the_discriminator(tm
     trainer = Trainer(options, model, datasets, start.make_accelerator(options), folder)
     before = [p.clone() for p in model.net_g.parameters()]
     assert trainer.run() == 0
-    assert {who: trained for who, trained in model.seen} == {'g': False, 'd': False}  # the other one never trains along
+    assert dict(model.seen) == {'g': False, 'd': False}  # the other one never trains along
     assert any(not torch.equal(a, b) for a, b in zip(before, model.net_g.parameters()))  # only l_gan can have moved it
     assert all(p.requires_grad for p in model.parameters())
 
@@ -171,7 +181,11 @@ def test_clipping_bounds_the_step(tmp_path):
 
 
 def test_progressive_training_crops_as_its_stages_say(tmp_path):
-    changes = {'datasets.train.gt_sizes': [8, 16], 'datasets.train.mini_batch_sizes': [4, 2], 'datasets.train.iters': [6, 6]}
+    changes = {
+        'datasets.train.gt_sizes': [8, 16],
+        'datasets.train.mini_batch_sizes': [4, 2],
+        'datasets.train.iters': [6, 6],
+    }
     assert run(tmp_path, changes) == 0
     records = history(tmp_path)
     assert len(records) == 12
@@ -227,6 +241,24 @@ def test_a_compiled_network_trains_alike_and_keeps_its_keys(tmp_path):
     assert set(state(tmp_path / 'True', 12)['model']) == set(state(tmp_path / 'False', 12)['model'])
 
 
+@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+def test_loader_processes_may_be_started_in_any_way(tmp_path, method):
+    """Python 3.14 starts them by forkserver: data set and plug-ins must travel."""
+    file = write_options(tmp_path, {'datasets.train.num_worker_per_gpu': 1, 'train.total_iter': 2})
+    code = (
+        'import multiprocessing, sys; from basicsr import train\n'
+        f'if __name__ == "__main__": multiprocessing.set_start_method("{method}"); '
+        f'sys.exit(train.main(["-opt", r"{file}"]))'
+    )
+    (tmp_path / 'start.py').write_text(code)
+    result = subprocess.run(
+        [sys.executable, str(tmp_path / 'start.py')], env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert len(history(tmp_path)) == 2
+
+
 def test_fp16_on_a_cpu_is_refused(tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
@@ -235,7 +267,9 @@ def test_fp16_on_a_cpu_is_refused(tmp_path, capsys):
 
 
 def test_loader_options_have_the_names_of_basicsr():
-    assert {'batch_size_per_gpu', 'num_worker_per_gpu', 'dataset_enlarge_ratio'} <= set(LoaderOptions.__dataclass_fields__)
+    assert {'batch_size_per_gpu', 'num_worker_per_gpu', 'dataset_enlarge_ratio'} <= set(
+        LoaderOptions.__dataclass_fields__
+    )
 
 
 def test_debug_runs_are_named_so(tmp_path):

@@ -1,4 +1,4 @@
-"""A data set and a network for tests of the engine: small, random where a run may be random, imported by ``imports:``."""
+"""A data set and a network for tests of the engine: small, random where a run may be, imported by ``imports:``."""
 
 import time
 

@@ -21,7 +21,9 @@ class TinyJudge(nn.Module):
 
     def __init__(self, width: int = 4):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1))
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1)
+        )
 
     def forward(self, x):
         return self.body(x)
