@@ -122,7 +122,8 @@ class Fetcher(Dataset):
 
     A data set with a ``sample`` method gets its own generator. Any other draws from the global streams, which are
     seeded for the one call. With ``on_error: skip`` an unreadable image is replaced by the next one, and named in the
-    sample. An error travels back as a value, since an exception from a loader process would arrive wrapped in a traceback.
+    sample. An error travels back as a value, since an exception from a loader process would arrive wrapped in a
+    traceback.
 
     Args:
         dataset: The data set.

@@ -232,8 +232,9 @@ def _check_stages(problems: Problems, path: KeyPath, loader: LoaderOptions) -> N
 def _check_labels(problems: Problems, metrics: Any) -> None:
     """A label must begin with its metric's name: a column called psnr may not hold another number."""
     for label, block in metrics.items() if isinstance(metrics, dict) else ():
-        name = str(block.get('type')).removeprefix('calculate_')
-        if block.get('type') in METRIC_REGISTRY and label != name and not label.startswith(f'{name}_'):
+        kind = block.get('type') if isinstance(block, dict) else None
+        name = str(kind).removeprefix('calculate_')
+        if kind in METRIC_REGISTRY and label != name and not label.startswith(f'{name}_'):
             path = ('val', 'metrics', label)
             problems.add(path, f"metric '{dotted(path)}' computes {name}: call it '{name}' or '{name}_...'.")
 

@@ -30,12 +30,12 @@ def test(args: argparse.Namespace) -> int:
     """Checks the options, restores and scores every test set. Returns the exit code."""
     import json
 
-    from basicsr import start
+    from basicsr import checkpoint, start
+    from basicsr.archs import build_network
     from basicsr.data import build_dataset
     from basicsr.files import write_text
     from basicsr.logger import get_root_logger
-    from basicsr.models import build_model
-    from basicsr.options import load
+    from basicsr.options import find_file, load
     from basicsr.validation import Validator
 
     options = load(args.opt, args.force_yml, args.plugins)
@@ -45,12 +45,13 @@ def test(args: argparse.Namespace) -> int:
     accelerator = start.make_accelerator(options)
     folder = Path(args.output) / options.top.name
     logger = get_root_logger(rank=accelerator.process_index)
-    model = build_model(options).to(accelerator.device)
-    start.load_pretrained(model, options, resuming=False)
+    path = options.path
+    net = build_network(options.networks['g']).to(accelerator.device)
+    logger.info(checkpoint.load_network(net, find_file(path.pretrain_network_g), path.strict_load_g, path.param_key_g))
     for block in sets:
         dataset = build_dataset(block, options.top.scale)
         validator = Validator(dataset, block, options.val.metrics, folder, accelerator.device)
-        result = validator.run(model.evaluation_network(), 0, options.val.save_img)
+        result = validator.run(net, 0, options.val.save_img)
         record = {**result.record(), 'options': options.resolved}
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f'{block.name}.json', json.dumps(record, indent=1))
