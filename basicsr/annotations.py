@@ -168,7 +168,7 @@ def _as_int(value: Any) -> tuple[bool, Any]:
 
 
 def _as_float(value: Any) -> tuple[bool, Any]:
-    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and value == value  # no nan
     return ok, float(value) if ok else value
 
 

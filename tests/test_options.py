@@ -223,6 +223,10 @@ REFUSED = {
     # values
     'no block': ({'network_g': 'NAFNet'}, "'network_g' is 'NAFNet' (str); allowed: a block with a type (arch): one of"),
     'no section': ({'train': 3}, "'train' is 3 (int); allowed: a block with the keys total_iter,"),
+    'null metric': (
+        {'val.metrics.psnr': None},
+        "'val.metrics.psnr' is null (null); allowed: block with a type (metric).",
+    ),
     'whole section list': ({'logger': [1]}, "'logger' is [1] (list); allowed: a block with the keys"),
     'unknown type': (
         {'train.pixel_opt.type': 'L2Loss'},

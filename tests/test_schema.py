@@ -37,6 +37,7 @@ FITS = [
 ]  # fmt: skip
 MISFITS = [
     (int, 1.5), (int, '3'), (int, True), (int, None), (float, '1'), (float, False), (float, None), (bool, 1),
+    (float, float('nan')),
     (bool, 'yes'),
     (str, 1), (str, None), (list[int], 3), (list[int], ['a']), (list[int], '12'), (tuple[float, float], [1]),
     (tuple[float, float], [1, 2, 3]), (Literal['a'], 'c'), (Literal[1], True), (dict, [1]),
