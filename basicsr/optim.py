@@ -37,7 +37,8 @@ class _OptimizerRegistry(Registry):
 
 def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
     known = inspect.getmembers(torch.optim, inspect.isclass)
-    return {n: c for n, c in known if issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer}
+    other = (torch.optim.Optimizer, torch.optim.LBFGS)  # LBFGS evaluates the loss many times a step
+    return {n: c for n, c in known if issubclass(c, torch.optim.Optimizer) and c not in other}
 
 
 OPTIMIZER_REGISTRY = _OptimizerRegistry('optimizer', 'basicsr.models', '*_optimizer.py')

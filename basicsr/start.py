@@ -83,33 +83,44 @@ def _check_devices(num_gpu: int | str, world_size: int) -> bool:
     return False
 
 
+def run_folder(options: Options) -> RunFolder:
+    """Where the run is kept."""
+    return RunFolder(Path(options.path.experiments_root) / options.top.name)
+
+
+def is_resuming(options: Options, folder: RunFolder, auto_resume: bool) -> bool:
+    """Whether the run goes on from a state."""
+    return options.path.resume_state is not None or (auto_resume and bool(checkpoint.states(folder.training_states)))
+
+
 @contextmanager
 def open_run(
-    options: Options, accelerator: Accelerator, auto_resume: bool
-) -> Iterator[tuple[RunFolder, dict[str, Any] | None]]:
+    options: Options, accelerator: Accelerator, folder: RunFolder, auto_resume: bool
+) -> Iterator[dict[str, Any] | None]:
     """Claims the run's folder while it lasts, and reads the state to resume from.
 
     Args:
         options: The checked options.
         accelerator: The processes; rank 0 makes the folder, the others wait for it.
+        folder: The folder.
         auto_resume: Whether to go on from the newest state.
 
     Yields:
-        The folder, and the state or None.
+        The state, or None.
 
     Raises:
-        OptionError: Another run is in the folder, or the state is of other options.
+        OptionError: Another run is in the folder, or ``path.resume_state`` names no state.
         CheckpointError: The state cannot be read.
     """
-    folder = RunFolder(Path(options.path.experiments_root) / options.top.name)
+    resuming = is_resuming(options, folder, auto_resume)
     with ExitStack() as held:  # the process's end, even kill -9, gives the lock back too
-        on_main(accelerator, lambda: held.callback(_claim(folder, options, auto_resume).release))
-        found = _find_state(folder, options, auto_resume)
+        on_main(accelerator, lambda: held.callback(_claim(folder, options, resuming).release))
+        found = _find_state(folder, options) if resuming else None
         get_root_logger(folder.root / f'train_{options.top.name}.log', rank=accelerator.process_index)
         if found is not None:
             get_root_logger().info(f'Resuming from {found[1]}, iteration {found[0]["iter"]}.')
             _report_changes(found[0]['options'], options.resolved)
-        yield folder, found[0] if found else None
+        yield found[0] if found else None
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
@@ -128,19 +139,16 @@ def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
         raise error
 
 
-def load_pretrained(model: Any, options: Options, resuming: bool) -> None:
-    """Loads the weights that ``path.pretrain_network_*`` names; a resumed run has its own."""
+def load_pretrained(model: Any, options: Options) -> None:
+    """Loads the weights that ``path.pretrain_network_*`` names."""
     for letter in model.network_names:
         path = getattr(options.path, f'pretrain_network_{letter}')
-        if path is None or resuming:
-            continue
-        strict, key = getattr(options.path, f'strict_load_{letter}'), getattr(options.path, f'param_key_{letter}')
-        get_root_logger().info(checkpoint.load_network(model.network(letter), find_file(path), strict, key))
+        if path is not None:
+            strict, key = getattr(options.path, f'strict_load_{letter}'), getattr(options.path, f'param_key_{letter}')
+            get_root_logger().info(checkpoint.load_network(model.network(letter), find_file(path), strict, key))
 
 
-def log_start(
-    options: Options, accelerator: Accelerator, model: Any, datasets: dict[str, Any], state: dict[str, Any] | None
-) -> None:
+def log_start(options: Options, accelerator: Accelerator, model: Any, datasets: dict[str, Any]) -> None:
     """The opening lines: what runs, from where, on what, with how much."""
     logger = get_root_logger()
     logger.info(f'qualir {basicsr.__version__} from {Path(basicsr.__file__).parent}; torch {torch.__version__}')
@@ -155,24 +163,23 @@ def log_start(
         logger.info(f'datasets.{key}: {options.datasets[key].block["type"]}, {len(dataset):,} samples')
 
 
-def _claim(folder: RunFolder, options: Options, auto_resume: bool) -> FileLock:
+def _claim(folder: RunFolder, options: Options, resuming: bool) -> FileLock:
     lock = folder.lock()
-    resuming = auto_resume and bool(checkpoint.states(folder.training_states))
-    archived = folder.prepare(keep=resuming or options.path.resume_state is not None)
+    archived = folder.prepare(keep=resuming)
     folder.save_options(dump(options))
     if archived is not None:
         get_root_logger().info(f'An older run of this name was kept as {archived}.')
     return lock
 
 
-def _find_state(folder: RunFolder, options: Options, auto_resume: bool) -> tuple[dict[str, Any], Path] | None:
-    if options.path.resume_state is not None:
-        path = Path(options.path.resume_state)
-        state = checkpoint.read(path)
-        if 'optimizers' not in state or 'rng' not in state:
-            raise OptionError(f'path.resume_state: {path} is no state file; weights go into path.pretrain_network_g.')
-        return state, path
-    return folder.newest_state() if auto_resume else None
+def _find_state(folder: RunFolder, options: Options) -> tuple[dict[str, Any], Path] | None:
+    if options.path.resume_state is None:
+        return folder.newest_state()
+    path = Path(options.path.resume_state)
+    state = checkpoint.read(path)
+    if 'optimizers' not in state or 'rng' not in state:
+        raise OptionError(f'path.resume_state: {path} is no state file; weights go into path.pretrain_network_g.')
+    return state, path
 
 
 def _report_changes(old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -53,14 +53,20 @@ def train(args: argparse.Namespace) -> int:
         options.top.name = f'debug_{options.top.name}'
     start.require_training(options)
     accelerator = start.make_accelerator(options, args.launcher)
-    with start.open_run(options, accelerator, args.auto_resume) as (folder, state):
-        seed_everything(options.top.manual_seed)  # the same weights on every rank, then a stream of its own for each
-        model = build_model(options)
-        seed_everything(options.top.manual_seed, accelerator.process_index)
-        start.load_pretrained(model, options, resuming=state is not None)
-        datasets = {o.key: build_dataset(o, options.top.scale) for o in options.datasets.values() if o.phase != 'test'}
-        start.log_start(options, accelerator, model, datasets, state)
-        return Trainer(options, model, datasets, accelerator, folder, state).run()
+    seed_everything(options.top.manual_seed)  # the same weights on every rank, then a stream of its own for each
+    model = build_model(options)
+    seed_everything(options.top.manual_seed, accelerator.process_index)
+    folder = start.run_folder(options)
+    if not start.is_resuming(options, folder, args.auto_resume):
+        start.load_pretrained(model, options)
+    datasets = {o.key: build_dataset(o, options.top.scale) for o in options.datasets.values() if o.phase != 'test'}
+    trainer = Trainer(options, model, datasets, accelerator, folder)
+    # All input has been seen by now; only here does the run touch its folder.
+    with start.open_run(options, accelerator, folder, args.auto_resume) as state:
+        start.log_start(options, accelerator, model, datasets)
+        if state is not None:
+            trainer.resume(state)
+        return trainer.run()
 
 
 def main(arguments: list[str] | None = None) -> int:

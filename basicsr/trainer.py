@@ -21,7 +21,7 @@ from torch import nn
 
 from basicsr import __version__, checkpoint, rng
 from basicsr.ema import Ema
-from basicsr.errors import TrainingError
+from basicsr.errors import CheckpointError, TrainingError
 from basicsr.history import History
 from basicsr.loader import SampleStream, batches, check_size, train_loader
 from basicsr.logger import ScalarWriters, get_root_logger
@@ -46,18 +46,20 @@ class Trainer:
         model: The training method.
         datasets: Data sets by their key in the option file.
         accelerator: Device and processes.
-        folder: Where the run is kept.
-        state: State to resume from, or None.
+        folder: Where the run is kept; nothing is written before :meth:`run`.
+
+    Raises:
+        DataError: The training set is smaller than a batch.
     """
 
     def __init__(
         self, options: Options, model: nn.Module, datasets: dict[str, Any], accelerator: Accelerator,
-        folder: RunFolder, state: dict[str, Any] | None = None,
+        folder: RunFolder,
     ) -> None:  # fmt: skip
         assert options.train is not None
         self.options, self.train_options, self.accelerator, self.folder = options, options.train, accelerator, folder
         self.logger = get_root_logger()
-        self.iteration: int = state['iter'] if state else 0
+        self.iteration = 0
         self.model = self._prepare_model(model)
         self.averages = self._make_averages()
         self.optimizers = {
@@ -66,7 +68,9 @@ class Trainer:
         }
         scheduler = self.train_options.scheduler
         self.schedule = build(SCHEDULER_REGISTRY, scheduler) if scheduler else None
-        self.stream, self.loader = self._make_loader(datasets)
+        self.train_block = options.of_phase('train')[0]
+        self.train_set = datasets[self.train_block.key]
+        check_size(self.train_set, self.train_block, accelerator.num_processes)
         self.validators = [
             Validator(
                 datasets[o.key], o, options.val.metrics, folder.visualization, accelerator.device,
@@ -82,11 +86,10 @@ class Trainer:
         self._summed = 0
         self._bad_in_row = torch.zeros((), device=accelerator.device)
         self._bad_in_all = torch.zeros((), device=accelerator.device)
+        self._bad_told = 0
         self._skipped: set[str] = set()
         self._advised = False
-        self.wrapped = accelerator.prepare_model(self.model) if self._needs_wrapping() else self.model
-        if state:
-            self._load_state(state)
+        self.wrapped = accelerator.prepare_model(self.model) if accelerator.num_processes > 1 else self.model
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -99,7 +102,10 @@ class Trainer:
         total = self.train_options.total_iter
         self._open_records()
         main = self.accelerator.is_main_process
-        feed = batches(self.loader)
+        self.stream = self._make_stream()
+        feed = batches(
+            train_loader(self.train_set, self.train_block, self.stream, self.accelerator.device.type == 'cuda')
+        )
         with StopRequest() as stop, self.scalars, TrainingProgress(total, self.iteration, main) as self.progress:
             self.rate = RateMeter()
             for iteration in range(self.iteration + 1, total + 1):
@@ -266,16 +272,28 @@ class Trainer:
             'options': self.options.resolved,
         }
 
-    def _load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state['model'])
-        for letter, average in self.averages.items():
-            average.net.load_state_dict(state['averages'][letter])
-        for letter, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state['optimizers'][letter])
+    def resume(self, state: dict[str, Any]) -> None:
+        """Takes back everything that :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: The state is of another network or another optimiser.
+        """
+        try:
+            self.model.load_state_dict(state['model'])
+            for letter, average in self.averages.items():
+                average.net.load_state_dict(state['averages'][letter])
+            for letter, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state['optimizers'][letter])
+            self.model.load_extra_state(state['extra'])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f'The state of iteration {state["iter"]} in {self.folder.root} does not fit these options: '
+                f'{" ".join(str(error).split())[:300]}. Resume with the options it was saved with, or give the run '
+                'another name.'
+            ) from error
         if self.accelerator.scaler is not None and state['scaler']:
             self.accelerator.scaler.load_state_dict(state['scaler'])
-        self.model.load_extra_state(state['extra'])
-        self.best = state['best']
+        self.iteration, self.best = state['iter'], state['best']
         streams = state['rng']
         if len(streams) != self.accelerator.num_processes:
             self.logger.warning(
@@ -301,18 +319,13 @@ class Trainer:
                 self.model.network(letter).compile()
         return averages
 
-    def _needs_wrapping(self) -> bool:
-        return self.accelerator.num_processes > 1
-
-    def _make_loader(self, datasets: dict[str, Any]) -> tuple[SampleStream, Any]:
-        block, accelerator = self.options.of_phase('train')[0], self.accelerator
-        dataset, accum = datasets[block.key], self.train_options.accum_iter
-        check_size(dataset, block, accelerator.num_processes)
-        stream = SampleStream(
-            len(dataset), block.loader, self.options.top.manual_seed, self.iteration * accum, accum,
-            accelerator.process_index, accelerator.num_processes,
+    def _make_stream(self) -> SampleStream:
+        """The samples that come next, after those that the iterations so far have consumed."""
+        accum = self.train_options.accum_iter
+        return SampleStream(
+            len(self.train_set), self.train_block.loader, self.options.top.manual_seed, self.iteration * accum, accum,
+            self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
-        return stream, train_loader(dataset, block, stream, pin_memory=accelerator.device.type == 'cuda')
 
     @contextmanager
     def _only(self, letter: str) -> Iterator[None]:
@@ -413,6 +426,10 @@ class Trainer:
         Raises:
             TrainingError: More than ``max_nonfinite`` iterations in a row were skipped.
         """
+        bad = int(self._bad_in_all)
+        if bad > self._bad_told:
+            self._bad_told = bad
+            self.logger.warning(f'Loss or gradient was not finite; {bad} iteration(s) so far changed nothing.')
         if int(self._bad_in_row) > self.train_options.max_nonfinite:
             raise TrainingError(
                 f'Iteration {self.iteration}: loss or gradient was not finite {int(self._bad_in_row)} times in a row '

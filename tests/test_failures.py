@@ -165,6 +165,22 @@ def test_weights_are_no_state(tmp_path, capsys):
     fails(tmp_path, {'path.resume_state': str(weights)}, capsys, EXIT_REFUSED, 'no state file', 'pretrain_network_g')
 
 
+def test_a_state_of_other_options_is_refused_in_one_sentence(tmp_path, capsys):
+    assert run(tmp_path, {'train.total_iter': 2}) == 0
+    assert run(tmp_path, {'network_g.width': 4}, '--auto_resume') == EXIT_FAILED
+    error = capsys.readouterr().err
+    assert 'does not fit these options' in error
+    assert 'Traceback' not in error
+
+
+def test_bad_input_leaves_an_older_run_where_it_is(tmp_path, capsys):
+    assert run(tmp_path, {'train.total_iter': 2}) == 0
+    fails(tmp_path, {'datasets.train.length': 3}, capsys, EXIT_REFUSED, '3 samples')
+    fails(tmp_path, {'path.pretrain_network_g': 'nowhere.pth'}, capsys, EXIT_FAILED, 'nowhere.pth')
+    assert [p.name for p in (tmp_path / 'experiments').iterdir() if p.is_dir()] == ['tiny']
+    assert state(tmp_path, 2)['iter'] == 2
+
+
 def test_a_disk_that_fills_while_saving_loses_nothing(tmp_path):
     changes = {'network_g.width': 64, 'train.total_iter': 6}
     assert run(tmp_path, changes) == 0
