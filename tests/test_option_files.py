@@ -29,8 +29,13 @@ def make_pairs(folder):
 
 
 def small_data(options, folder):
-    """Overrides that put generated pairs where a data set is not on this machine, and keep batches small."""
+    """Overrides that put generated pairs where a data set is not on this machine, and keep batches and networks small.
+
+    The published widths are built and counted in test_nafnet.py; here they would only write gigabytes of checkpoints.
+    """
     roots, overrides = None, ['num_gpu=0']
+    if options.networks['g'].get('width', 0) > 16:
+        overrides += ['network_g:width=16']
     for key, dataset in options.datasets.items():
         if 'dataroot_lq' in dataset.block:
             roots = roots or make_pairs(folder)
@@ -56,7 +61,8 @@ def test_option_file_runs(file, tmp_path, monkeypatch, capsys):
     options = load(file)
     overrides = small_data(options, tmp_path)
     if options.train is None:
-        torch.save({'params': build_network(options.networks['g']).state_dict()}, tmp_path / 'w.pth')
+        block = {**options.networks['g'], 'width': min(options.networks['g']['width'], 16)}
+        torch.save({'params': build_network(block).state_dict()}, tmp_path / 'w.pth')
         overrides += [f'path:pretrain_network_g={tmp_path / "w.pth"}']
         assert test_command.main(['-opt', str(file), '--force_yml', *overrides]) == 0, capsys.readouterr().err
         assert (tmp_path / 'results' / options.top.name / 'test.json').stat().st_size > 100
