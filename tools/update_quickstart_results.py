@@ -29,6 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description='Write the quickstart table of the README and its picture.')
     parser.add_argument('runs', nargs='+', type=Path, help='folders of finished runs, one for each seed')
+    parser.add_argument('--remark', default='', help='a sentence to end the note with')
     return parser.parse_args(arguments)
 
 
@@ -42,7 +43,7 @@ def update(args: argparse.Namespace) -> int:
     if BEGIN not in readme or END not in readme:
         raise OptionError(f'README.md has no lines {BEGIN} and {END}.')
     head, _, rest = readme.partition(BEGIN)
-    write_text(ROOT / 'README.md', f'{head}{BEGIN}\n{table(histories)}\n{END}{rest.partition(END)[2]}')
+    write_text(ROOT / 'README.md', f'{head}{BEGIN}\n{table(histories)} {args.remark}\n{END}{rest.partition(END)[2]}')
     write_picture(args.runs[0], histories[0])
     return 0
 
@@ -81,7 +82,7 @@ def _minutes(history: list[dict[str, Any]]) -> float:
 
 
 def write_picture(run: Path, history: list[dict[str, Any]]) -> None:
-    """docs/quickstart.png: one photograph of each task, before, after and clean, one below the other."""
+    """docs/quickstart.jpg: one photograph of each task, before, after and clean, one below the other."""
     import cv2
     import numpy as np
 
@@ -93,7 +94,7 @@ def write_picture(run: Path, history: list[dict[str, Any]]) -> None:
     for key in SHOWN:
         images = [read_image(folder / f'{key}_{part}.png') for part in ('lq', last['iter'], 'gt')]
         columns.append(np.concatenate([cv2.resize(i, TILE, interpolation=cv2.INTER_AREA) for i in images], axis=0))
-    write_image(ROOT / 'docs/quickstart.png', to_uint8(np.concatenate(columns, axis=1)))
+    write_image(ROOT / 'docs/quickstart.jpg', to_uint8(np.concatenate(columns, axis=1)))
 
 
 def main(arguments: list[str] | None = None) -> int:
