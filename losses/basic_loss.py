@@ -7,6 +7,7 @@ float64, for float64 input), also inside a mixed-precision region. Options are B
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from .loss_util import (
 Reduction = Literal['none', 'mean', 'sum']
 
 
-class _ElementLoss(nn.Module):
+class _ElementLoss(nn.Module, ABC):
     """What the losses below share: checks, precision, weights, reduction. A subclass says what one element costs."""
 
     def __init__(self, loss_weight: float = 1.0, reduction: Reduction = 'mean') -> None:
@@ -54,8 +55,9 @@ class _ElementLoss(nn.Module):
         loss = self._elements(at_least_float32(pred), at_least_float32(target))
         return self.loss_weight * weight_reduce_loss(loss, weight, self.reduction)
 
+    @abstractmethod
     def _elements(self, pred: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The loss of every element."""
 
 
 @LOSS_REGISTRY.register()

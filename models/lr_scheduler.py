@@ -8,6 +8,7 @@ class has its name and option keys, and ``step`` equals the ``last_epoch`` of th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import accumulate
 from typing import Literal
 
@@ -15,7 +16,7 @@ from basicsr.errors import OptionError
 from basicsr.registry import SCHEDULER_REGISTRY
 
 
-class _Schedule:
+class _Schedule(ABC):
     """What all schedules share. A subclass gives ``_lr`` and, where the schedule ends, ``span``."""
 
     span: int | None = None  # last step for which a rate is defined; None: no end
@@ -45,8 +46,9 @@ class _Schedule:
         if self.span is not None and self.span < total_iter:
             self._refuse(f'it covers {self.span} iterations, but train.total_iter is {total_iter}')
 
+    @abstractmethod
     def _lr(self, initial_lr: float, step: int) -> float:
-        raise NotImplementedError
+        """The rate of a step within the range."""
 
     def _refuse(self, reason: str) -> None:
         raise OptionError(f'Scheduler {type(self).__name__}: {reason}.')
