@@ -50,15 +50,16 @@ def get_root_logger(log_file: Path | None = None, level: int = logging.INFO, ran
     logger.setLevel(level)
     logger.propagate = False
     silent = any(isinstance(h, _SilentHandler) for h in logger.handlers)
+    set_up = silent or _has_console(logger)
     if rank is None:
-        rank = int(silent) if logger.handlers else int(os.environ.get('RANK', 0))
-    if (rank != 0) != silent:
+        rank = int(silent) if set_up else int(os.environ.get('RANK', 0))
+    if set_up and (rank != 0) != silent:
         _remove_handlers(logger, logger.handlers)
     if rank != 0:
-        if not logger.handlers:
+        if not any(isinstance(h, _SilentHandler) for h in logger.handlers):
             logger.addHandler(_SilentHandler())
         return logger
-    if not logger.handlers:
+    if not _has_console(logger):
         logger.addHandler(_console_handler())
     if log_file is not None:
         _set_log_file(logger, Path(log_file))
@@ -71,6 +72,11 @@ def shared_console() -> Console:
 
     consoles = (getattr(h, 'console', None) for h in logging.getLogger(NAME).handlers)
     return next((c for c in consoles if c is not None), None) or Console(stderr=True)
+
+
+def _has_console(logger: logging.Logger) -> bool:
+    """Whether the console is among the handlers; a program that embeds the toolbox may have added others."""
+    return any(isinstance(h, _StderrHandler) or hasattr(h, 'console') for h in logger.handlers)
 
 
 def _console_handler() -> logging.Handler:
