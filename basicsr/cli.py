@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,10 +56,6 @@ def explain_if_asked(args: argparse.Namespace) -> int | None:
 
 def run_command(work: Callable[[], int]) -> int:
     """Runs a command and turns what happens into an exit code; a user's mistake becomes its sentence, no traceback."""
-    # OpenMP threads wait for each other by spinning, which on a busy CPU makes a training several times slower. A
-    # shorter spin costs nothing measurable when the machine is idle. Must be set before torch is imported.
-    if 'OMP_WAIT_POLICY' not in os.environ:
-        os.environ.setdefault('GOMP_SPINCOUNT', '10000')
     try:
         _refuse_foreign_copy()
         return work()

@@ -24,8 +24,8 @@ BATCH, SIZE, STEPS = 4, 112, 12
 # name: (environment, memory layout)
 SETTINGS: dict[str, tuple[dict[str, str], str]] = {
     'default spin, NCHW': ({}, 'contiguous'),
-    'default spin, channels_last': ({}, 'channels_last'),
-    'GOMP_SPINCOUNT=10000, channels_last (the trainer)': ({'GOMP_SPINCOUNT': '10000'}, 'channels_last'),
+    'default spin, channels_last (the trainer)': ({}, 'channels_last'),
+    'GOMP_SPINCOUNT=10000, channels_last': ({'GOMP_SPINCOUNT': '10000'}, 'channels_last'),
     'OMP_WAIT_POLICY=PASSIVE, channels_last': ({'OMP_WAIT_POLICY': 'PASSIVE'}, 'channels_last'),
     'one thread, channels_last': ({'OMP_NUM_THREADS': '1'}, 'channels_last'),
 }
