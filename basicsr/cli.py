@@ -31,27 +31,22 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def explain_if_asked(args: argparse.Namespace) -> int | None:
-    """Answers ``--explain``; otherwise makes sure that there is an option file.
-
-    Returns:
-        None when the command is to go on. (0 would go on too: the text was the whole answer, so it exits here.)
+def explained(args: argparse.Namespace) -> bool:
+    """Answers ``--explain`` and returns True; otherwise makes sure that there is an option file.
 
     Raises:
         OptionError: Neither ``--explain`` nor ``-opt`` was given, or the topic is not known.
     """
+    if args.explain is None and args.opt is None:
+        raise OptionError('Give an option file: -opt options/quickstart.yml (or --explain to read what one may hold).')
     if args.explain is None:
-        if args.opt is None:
-            raise OptionError(
-                'Give an option file: -opt options/quickstart.yml (or --explain to read what one may hold).'
-            )
-        return None
+        return False
     from basicsr.explain import explain
     from basicsr.registry import import_plugins
 
     import_plugins(args.plugins)
     print(explain(args.explain))
-    raise SystemExit(0)
+    return True
 
 
 def run_command(work: Callable[[], int]) -> int:

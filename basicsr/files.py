@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,9 +41,19 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode('utf-8')))
 
 
+def archive(folder: Path) -> Path:
+    """Renames a folder to ``<folder>_archived_<time>``, a name that is not taken, and returns the new path."""
+    wanted = folder.with_name(f'{folder.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}')
+    target, number = wanted, 0
+    while target.exists():
+        number += 1
+        target = wanted.with_name(f'{wanted.name}_{number}')
+    return folder.rename(target)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files that a killed process left in a folder."""
-    for file in folder.glob(TEMPORARY):
+    """Deletes the temporary files that a killed process left in a folder or below it."""
+    for file in folder.rglob(TEMPORARY):
         file.unlink(missing_ok=True)
 
 

@@ -63,10 +63,6 @@ class SampleStream(Sampler[list[Request]]):
         """Samples an epoch, over all processes."""
         return self.length * self.loader.dataset_enlarge_ratio
 
-    def batch_size(self, batch: int) -> int:
-        """Samples per process in batch number ``batch``, counted from 0."""
-        return self._stage(batch)[0]
-
     def samples_before(self, batch: int) -> int:
         """Samples that all processes have consumed before batch number ``batch``."""
         total, done = 0, 0

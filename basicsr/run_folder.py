@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from basicsr import checkpoint
 from basicsr.errors import CheckpointError, OptionError
-from basicsr.files import remove_leftovers, write_text
+from basicsr.files import archive, remove_leftovers, write_text
 
 
 @dataclass
@@ -75,13 +74,10 @@ class RunFolder:
         """
         archived = None
         if not keep and self.root.exists() and any(self.root.iterdir()):
-            archived = self.root.with_name(f'{self.root.name}_archived_{time.strftime("%Y%m%d_%H%M%S")}')
-            while archived.exists():
-                archived = archived.with_name(f'{archived.name}_')
-            self.root.rename(archived)
+            archived = archive(self.root)
         for folder in (self.models, self.training_states, self.visualization):
             folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder)
+        remove_leftovers(self.root)
         return archived
 
     def save_options(self, text: str) -> None:

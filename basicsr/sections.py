@@ -121,7 +121,7 @@ class ValOptions:
         save_img: Whether to save the restored images of every validation.
         metrics: One block a metric; the label is the metric's name (psnr) or begins with it (psnr_y).
         report: Whether to write report.html when training ends; it saves the images it needs.
-        pbar: Whether to show a progress bar during validation.
+        pbar: Whether the live bar counts the images of a validation.
     """
 
     val_freq: Count | None = None

@@ -14,7 +14,7 @@ if __name__ == '__main__' and not __package__:  # run as a script: import from t
 
 import argparse
 
-from basicsr.cli import add_option_arguments, explain_if_asked, run_command
+from basicsr.cli import add_option_arguments, explained, run_command
 from basicsr.errors import OptionError
 
 
@@ -65,7 +65,7 @@ test.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for a tes
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parse_arguments(arguments)
-    return run_command(lambda: explain_if_asked(args) or test(args))
+    return run_command(lambda: 0 if explained(args) else test(args))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ if __name__ == '__main__' and not __package__:  # run as a script: import from t
 
 import argparse
 
-from basicsr.cli import add_option_arguments, explain_if_asked, run_command
+from basicsr.cli import add_option_arguments, explained, run_command
 
 DEBUG = ('logger:print_freq=1', 'logger:save_checkpoint_freq=8', 'val:val_freq=8')
 
@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parse_arguments(arguments)
-    return run_command(lambda: explain_if_asked(args) or train(args))
+    return run_command(lambda: 0 if explained(args) else train(args))
 
 
 if __name__ == '__main__':

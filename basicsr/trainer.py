@@ -161,7 +161,7 @@ class Trainer:
         if scaler is not None:  # it looks for itself, and lowers its scale
             scaler.step(optimizer)
             scaler.update()
-        elif getattr(optimizer, '_step_supports_amp_scaling', False) and norm.is_cuda:
+        elif getattr(optimizer, '_step_supports_amp_scaling', False):
             optimizer.found_inf = bad  # a fused optimiser skips on the device: no host sync
             optimizer.step()
         elif not bad:
@@ -195,8 +195,8 @@ class Trainer:
         self.progress.phase('validating')
         options, results = self.options.val, []
         for validator in self.validators:
-            net = self.model.evaluation_network()
-            result = validator.run(net, self.iteration, options.save_img, examples=last and options.report)
+            net, report = self.model.evaluation_network(), last and options.report
+            result = validator.run(net, self.iteration, options.save_img, report, self._show_image)
             results.append(result)
             self.logger.info(result.line())
             self._keep_best(result)
@@ -206,6 +206,10 @@ class Trainer:
         self.progress.phase(None)
         self.rate.resume()
         return results
+
+    def _show_image(self, done: int, total: int) -> None:
+        if self.options.val.pbar:
+            self.progress.phase(f'validating, image {done} of {total}')
 
     def save(self) -> None:
         """Writes weights and state of this iteration, then deletes what is no longer to be kept."""
@@ -443,8 +447,7 @@ class Trainer:
             return bool(stop.signal_number)
         if self.iteration % AGREE_EVERY:
             return False
-        number = torch.tensor(float(stop.signal_number), device=self.accelerator.device)
-        stop.signal_number = int(max(gather_object([float(number)])))
+        stop.signal_number = max(gather_object([stop.signal_number]))
         return bool(stop.signal_number)
 
     def _stopped(self, stop: StopRequest) -> int:

@@ -121,7 +121,10 @@ class Validator:
         self._input_scores: dict[str, dict[str, float]] = {}  # they never change, so they are computed once
 
     @torch.inference_mode()
-    def run(self, net: nn.Module, iteration: int, save_img: bool = False, examples: bool = False) -> ValResult:
+    def run(
+        self, net: nn.Module, iteration: int, save_img: bool = False, examples: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ValResult:  # fmt: skip
         """Validates a network.
 
         Args:
@@ -129,6 +132,7 @@ class Validator:
             iteration: For file names and the record.
             save_img: Whether to save every restored image.
             examples: Whether to save images with input and clean image for the report.
+            progress: Is told after each image how many are done, and of how many, by this process.
 
         Raises:
             DataError: An image cannot be read, or a metric needs a clean image that the set does not have.
@@ -136,7 +140,11 @@ class Validator:
         was_training, start = net.training, time.perf_counter()
         net.eval()
         try:
-            results = list(self._images(net, iteration, save_img, examples))
+            results = []
+            for image in self._images(net, iteration, save_img, examples):
+                results.append(image)
+                if progress is not None:
+                    progress(len(results), len(self.loader))
         finally:
             net.train(was_training)
         ordered = _interleave(self.gather([results]))

@@ -233,6 +233,17 @@ def test_a_single_non_finite_batch_changes_nothing_for_the_worse(tmp_path):
     assert all(torch.isfinite(v).all() for v in state(tmp_path, 12)['model'].values() if v.is_floating_point())
 
 
+def test_a_fused_optimiser_skips_a_non_finite_batch_on_the_device(tmp_path):
+    optimiser = {'type': 'AdamW', 'lr': 1e-3, 'fused': True}
+    changes = {'datasets.train.explode_from': 9, 'datasets.train.batch_size_per_gpu': 2, 'train.optim_g': optimiser}
+    assert run(tmp_path, changes) == 0
+    saved = state(tmp_path, 12)
+    assert all(torch.isfinite(v).all() for v in saved['model'].values() if v.is_floating_point())
+    steps = {int(s['step']) for s in saved['optimizers']['g']['state'].values()}
+    assert len(steps) == 1
+    assert 0 < steps.pop() < 12  # the skipped iterations were not counted
+
+
 def test_a_crash_is_no_success(tmp_path):
     """An error that is nobody's input still ends with a code other than 0, and with its traceback."""
     process = spawn(write_options(tmp_path, {'train.optim_g': {'type': 'SparseAdam', 'lr': 1e-3}}))

@@ -192,6 +192,18 @@ def test_progressive_training_crops_as_its_stages_say(tmp_path):
     assert records[-1]['epoch'] == (6 * 4 + 5 * 2) // 10
 
 
+def test_validation_counts_its_images_unless_told_not_to(tmp_path, monkeypatch):
+    from basicsr.progress import TrainingProgress
+
+    shown = []
+    monkeypatch.setattr(TrainingProgress, 'phase', lambda self, text: shown.append(text))
+    assert run(tmp_path, {'train.total_iter': 1}) == 0
+    assert [t for t in shown if t and 'image' in t] == [f'validating, image {i} of 5' for i in range(1, 6)]
+    shown.clear()
+    assert run(tmp_path, {'train.total_iter': 1, 'val.pbar': False}) == 0
+    assert not [t for t in shown if t and 'image' in t]
+
+
 def test_an_older_run_is_kept(tmp_path):
     assert run(tmp_path, {'train.total_iter': 2}) == 0
     assert run(tmp_path, {'train.total_iter': 3}) == 0

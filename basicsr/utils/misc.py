@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from basicsr.files import archive
+
 
 def get_root_logger(logger_name: str = 'basicsr') -> logging.Logger:
     """Returns the logger that the whole toolbox writes to; handlers belong to the command that runs."""
@@ -34,9 +36,7 @@ def mkdir_and_rename(path: str | Path) -> None:
     """Makes a new, empty folder; one that stands in its place is first renamed to ``<path>_archived_<time>``."""
     path = Path(path)
     if path.exists():
-        archive = _unused(path.with_name(f'{path.name}_archived_{get_time_str()}'))
-        path.rename(archive)
-        get_root_logger().warning('Folder %s exists already; renamed it to %s.', path, archive)
+        get_root_logger().warning('Folder %s exists already; renamed it to %s.', path, archive(path))
     path.mkdir(parents=True)
 
 
@@ -69,11 +69,6 @@ def sizeof_fmt(size: float, suffix: str = 'B') -> str:
             return f'{size:3.1f} {unit}{suffix}'
         size /= 1024
     return f'{size:3.1f} Y{suffix}'
-
-
-def _unused(path: Path) -> Path:
-    names = (path if i == 0 else path.with_name(f'{path.name}_{i}') for i in range(1000))
-    return next(p for p in names if not p.exists())
 
 
 def _raise(error: OSError) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-import torch
+from torch import library as operators
 
 
 def import_torchvision():
@@ -10,12 +10,12 @@ def import_torchvision():
     try:
         import torchvision
     except RuntimeError:  # its operators were built for another torch: declare those that its import asks for
-        library = torch.library.Library('torchvision', 'DEF')
+        declared = operators.Library('torchvision', 'DEF')
         for name in ('nms', 'qnms'):
-            library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+            declared.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         import torchvision
 
-        torchvision.declared = library  # a library that is collected takes its operators along
+        torchvision.declared = declared  # a library that is collected takes its operators along
     import torchvision.transforms.functional
 
     sys.modules['torchvision.transforms.functional_tensor'] = torchvision.transforms.functional  # gone since 0.17
