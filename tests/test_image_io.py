@@ -2,15 +2,36 @@
 
 import os
 import struct
+import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from basicsr.errors import DataError
-from basicsr.image_io import list_images, read_image, to_tensor, to_uint8, write_image
+from basicsr.image_io import (
+    decode_image,
+    encode_image,
+    list_images,
+    probe_file,
+    probe_image,
+    read_image,
+    read_pixels,
+    to_tensor,
+    to_uint8,
+    write_image,
+)
+
+from .golden_images import golden_images
+
+LOSSLESS = {'.png': (8, 16), '.tif': (8, 16), '.bmp': (8,), '.webp': (8,)}
+GOLDEN = golden_images()
+READ = [name for name, (_, pixels) in GOLDEN.items() if pixels is not None]
 
 FORMATS = {
     'png': [],
@@ -221,9 +242,12 @@ def test_nothing_half_written_stays_after_an_error(tmp_path, picture, monkeypatc
     ('name', 'shape', 'why'),
     [
         ('a.gif', (4, 4, 3), 'ending'),
-        ('a.png', (4, 4, 4), '3 channels'),
-        ('a.png', (4, 4), '3 channels'),
+        ('a', (4, 4, 3), 'ending'),
+        ('a.png', (4, 4, 2), '1, 3 or 4 channels'),
+        ('a.png', (4,), '1, 3 or 4 channels'),
+        ('a.png', (1, 4, 4, 3), '1, 3 or 4 channels'),
         ('a.png', (0, 4, 3), 'shape'),
+        ('a.jpg', (4, 4, 4), 'no alpha'),
     ],
 )
 def test_what_cannot_be_written_is_said(tmp_path, name, shape, why):
@@ -265,3 +289,191 @@ def test_a_mirrored_pixel_becomes_a_tensor():
     """A view with negative strides that NumPy calls contiguous, but torch refuses."""
     pixel = np.ascontiguousarray(np.ones((1, 2, 3), np.float32)[:, ::-1][:, :1])
     assert to_tensor(pixel[::-1]).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize('name', READ)
+def test_every_kind_of_file_gives_the_pixels_that_other_libraries_give(tmp_path, name):
+    data, expected = GOLDEN[name]
+    lossy = name.endswith('.jpg') or name in ('lossy.webp', 'lossy_alpha.webp', 'pillow_jpeg.tif')
+    pixels = decode_image(data, name, 'unchanged')
+    assert (pixels.dtype, pixels.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_allclose(pixels.astype(int), expected, atol=2 if lossy else 0)
+    colour = pixels[..., :3] if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    np.testing.assert_array_equal(decode_image(data, name), colour)
+    grey, luma = decode_image(data, name, 'grey'), colour @ np.array([0.299, 0.587, 0.114])
+    assert (grey.dtype, grey.shape) == (expected.dtype, expected.shape[:2])
+    np.testing.assert_allclose(grey, luma, atol=4 if lossy or expected.dtype == np.uint16 else 1.01)
+    info = probe_image(data, name)
+    assert (info.height, info.width) == expected.shape[:2]
+    assert info.channels == (1 if expected.ndim == 2 else expected.shape[2])
+    assert info.bits == 8 * expected.itemsize
+    assert info.format == {'jpg': 'jpeg', 'tif': 'tiff'}.get(name.rpartition('.')[2], name.rpartition('.')[2])
+    (tmp_path / name).write_bytes(data)
+    assert probe_file(tmp_path / name) == info
+    np.testing.assert_array_equal(read_pixels(tmp_path / name, 'unchanged'), pixels)
+
+
+@pytest.mark.parametrize('name', [name for name in GOLDEN if name not in READ])
+def test_what_opencv_would_read_wrongly_is_refused_by_name(name):
+    kind = name.partition('.')[0]
+    why = {'twelve_bits': '12 bits', 'planar16': 'separate planes', 'uint32': '32 bits'}.get(kind, kind)
+    why = '2 channels' if 'greyalpha' in name else why
+    for function in (decode_image, probe_image):
+        with pytest.raises(DataError, match=f'{name}.*{why}'):
+            function(GOLDEN[name][0], name)
+
+
+def test_the_golden_images_cover_what_they_should():
+    assert len(READ) > 200
+    assert sum('turned6' in name for name in READ) >= 12
+    assert {name.rpartition('.')[2] for name in READ} == {'png', 'jpg', 'webp', 'bmp', 'tif'}
+
+
+@st.composite
+def stored_images(draw):
+    """An ending, and an image that it holds without loss."""
+    ending = draw(st.sampled_from(sorted(LOSSLESS)))
+    bits, channels = draw(st.sampled_from(LOSSLESS[ending])), draw(st.sampled_from([1, 3, 4]))
+    height, width = draw(
+        st.tuples(st.integers(1, 33), st.integers(1, 33)) | st.sampled_from([(1, 1), (1, 70), (70, 1)])
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return ending, rng.integers(0, 1 << bits, shape).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+@settings(max_examples=200, deadline=None)
+@given(stored_images())
+def test_lossless_formats_give_back_every_bit(stored):
+    ending, pixels = stored
+    data = encode_image(pixels, ending)
+    info = probe_image(data, 'a')
+    assert (info.height, info.width) == pixels.shape[:2]
+    assert info.bits == 8 * pixels.itemsize
+    mode = 'grey' if pixels.ndim == 2 else 'unchanged'  # WebP stores grey as three equal channels
+    back = decode_image(data, 'a', mode)
+    if mode == 'unchanged' and ending == '.webp' and pixels.shape[2] == 4 and back.shape[2] == 3:
+        assert (pixels[..., 3] == 255).all()  # WebP does not store an alpha channel without holes
+        pixels = pixels[..., :3]
+    assert back.dtype == pixels.dtype
+    np.testing.assert_array_equal(back, pixels)
+    if ending != '.webp':
+        np.testing.assert_array_equal(decode_image(data, 'a', 'unchanged'), pixels)
+
+
+@pytest.mark.parametrize('shape', [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])
+def test_a_tensor_is_written_as_the_array_of_the_same_image(shape):
+    image = np.random.default_rng(0).random(shape, dtype=np.float32) * 1.4 - 0.2
+    tensor = torch.from_numpy(image if image.ndim == 2 else image.transpose(2, 0, 1).copy())
+    for bits, highest in ((8, 255), (16, 65535)):
+        expected = np.rint(np.clip(image, 0, 1) * np.float32(highest))
+        expected = expected[..., 0] if shape[2:] == (1,) else expected
+        for form in (image, tensor):
+            pixels = decode_image(encode_image(form, '.png', bits=bits), 'a', 'unchanged')
+            assert pixels.dtype == f'uint{bits}'
+            np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize('ending', ['.jpg', '.webp', '.bmp'])
+def test_sixteen_bits_are_refused_where_they_do_not_fit(tmp_path, ending):
+    for image, options in ((np.zeros((4, 4, 3), np.uint16), {}), (np.zeros((4, 4, 3)), {'bits': 16})):
+        with pytest.raises(DataError, match=rf"a\{ending}' .* holds 8 bits, and the image has 16"):
+            write_image(tmp_path / f'a{ending}', image, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('dtype', [np.int32, np.int8, np.uint64, complex])
+def test_numbers_that_no_file_holds_are_refused(dtype):
+    with pytest.raises(DataError, match=rf"'photo' .* from {np.dtype(dtype).name}"):
+        encode_image(np.zeros((4, 4, 3), dtype), '.png', 'photo')
+
+
+@pytest.mark.parametrize('options', [{'bits': 12}, {'quality': 0}, {'quality': 101}, {'compression': 10}])
+def test_options_out_of_their_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        encode_image(np.zeros((4, 4, 3)), '.png', **options)
+
+
+def test_the_size_of_a_file_follows_the_options(picture):
+    sizes = [len(encode_image(picture, '.png', compression=level)) for level in (0, 1, 9)]
+    assert sizes[0] > sizes[1] > sizes[2]
+    sizes = [len(encode_image(picture, '.jpg', quality=quality)) for quality in (95, 60, 20)]
+    assert sizes[0] > sizes[1] > sizes[2]
+    np.testing.assert_array_equal(decode_image(encode_image(picture, '.webp', quality=5), 'a'), picture)
+    lossy = encode_image(picture, '.webp', quality=80, lossless=False)
+    assert len(lossy) < len(encode_image(picture, '.webp'))
+    assert 0 < np.abs(decode_image(lossy, 'a').astype(int) - picture).mean() < 12
+
+
+def test_decoding_copies_no_encoded_bytes():
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    for ending, most in (('.png', 1.2), ('.jpg', 1.2), ('.bmp', 2.2)):  # BMP: a second array for the order of colours
+        data = memoryview(b'before' + encode_image(pixels, ending) + b'after')[6:-5]
+        decode_image(data, 'a')
+        tracemalloc.start()
+        decode_image(data, 'a')
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert pixels.nbytes < peak < most * pixels.nbytes, ending
+
+
+def test_bytes_of_any_buffer_are_taken(picture):
+    data = encode_image(picture, '.png')
+    for form in (bytearray(data), memoryview(data), np.frombuffer(data, np.uint8), np.frombuffer(data, np.int8)):
+        np.testing.assert_array_equal(decode_image(form, 'a'), picture)
+    with pytest.raises(ValueError, match="not 'colour'"):
+        decode_image(data, 'a', 'colour')
+
+
+def test_probing_a_file_reads_little_of_it(tmp_path):
+    length = 400_000_000
+    start = png(10_000, 10_000, [])
+    start = start[: start.index(b'IDAT') - 4] + struct.pack('>I', length) + b'IDAT'
+    header = struct.pack('<2sIHHIIiiHHIIiiII', b'BM', 0, 0, 0, 54, 40, 10_000, 10_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    for name, first, last in (('a.png', start, bytes(4) + chunk(b'IEND', b'')), ('a.bmp', header, b'')):
+        with (tmp_path / name).open('wb') as file:  # a file with a hole, which takes no room
+            file.write(first)
+            file.truncate(len(first) + length)
+            file.seek(0, os.SEEK_END)
+            file.write(last)
+        tracemalloc.start()
+        info = probe_file(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (info.width, info.height, info.channels) == (10_000, 10_000, 3)
+        assert peak < 1_000_000
+
+
+def test_the_pixel_limit_counts_a_turned_image_as_any_other():
+    for name in ('rgb_turned6.jpg', 'rgb16_turned6.png', 'rgba_turned6.webp', 'strips_3x16_turned6.tif'):
+        data, expected = GOLDEN[name]
+        size = expected.shape[0] * expected.shape[1]
+        assert decode_image(data, name, max_pixels=size).size == 3 * size
+        with pytest.raises(DataError, match=f'{name}.*17x18'):
+            decode_image(data, name, max_pixels=size - 1)
+
+
+@pytest.mark.parametrize(('width', 'height'), [(0, 5), (5, 0), (0, 0), (2_000_000, 1), (1, 1 << 31)])
+def test_sizes_that_no_image_has_are_refused(width, height):
+    with pytest.raises(DataError, match=rf"'a' declares {width}x{height} pixels"):
+        decode_image(png(width, height, [b'\0' * 3]), 'a')
+
+
+def test_refusing_a_file_writes_nothing_and_leaves_the_log_level(capfd, picture):
+    logging = cv2 if hasattr(cv2, 'getLogLevel') else cv2.utils.logging
+    level = logging.getLogLevel()
+    data = bytearray(encode_image(picture.astype(np.uint16), '.tif'))
+    data[30:300] = b'\xff' * 270
+    with pytest.raises(DataError, match="'a' cannot be decoded"):
+        decode_image(data, 'a')
+    assert capfd.readouterr() == ('', '')
+    assert logging.getLogLevel() == level
+
+
+def test_threads_decode_at_the_same_time(picture):
+    logging = cv2 if hasattr(cv2, 'getLogLevel') else cv2.utils.logging
+    level, data = logging.getLogLevel(), [encode_image(np.roll(picture, i, axis=0), '.png') for i in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        for i, pixels in enumerate(pool.map(lambda d: decode_image(d, 'a'), data)):
+            np.testing.assert_array_equal(pixels, np.roll(picture, i, axis=0))
+    assert logging.getLogLevel() == level
