@@ -30,7 +30,7 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE', 'CREDITS.md'],
     python_requires='>=3.10',
-    packages=['basicsr', 'basicsr.metrics', 'basicsr.utils', *MOVED],
+    packages=['basicsr', 'basicsr.metrics', 'basicsr.public_datasets', 'basicsr.utils', *MOVED],
     package_dir=MOVED,
     package_data={
         'basicsr': ['*.html', '*.css', '*.js'],
@@ -57,8 +57,9 @@ setup(
         # Published no-reference metrics. An extra because its licence forbids commercial use, and because it brings
         # opencv-python, which overwrites files of opencv-python-headless.
         'iqa': ['pyiqa>=0.1.13'],
+        'shards': ['webdataset>=1.0'],  # writes WebDataset tar files; reading them needs nothing
         'wandb': ['wandb>=0.17'],
-        'test': ['pytest>=8', 'ruff>=0.6', 'hypothesis>=6.100'],
+        'test': ['pytest>=8', 'ruff>=0.6', 'hypothesis>=6.100', 'webdataset>=1.0'],
     },
     classifiers=[
         'Development Status :: 3 - Alpha',

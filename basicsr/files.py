@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         OSError: The disk is full, or the folder cannot be written to. Whatever ``write`` raises is passed on. Nothing
             half-written stays in either case.
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{path.name}.{platform.node()}.{os.getpid()}.tmp')  # nodes may share folder and pids
     try:
         with temporary.open('wb') as file:
             write(file)
@@ -65,3 +66,13 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def state_of(file: Path) -> str:
+    """Size and time of a file in a few characters, to tell whether it has changed since.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    found = file.stat()
+    return f'{found.st_size} {found.st_mtime_ns}'

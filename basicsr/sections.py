@@ -175,7 +175,10 @@ class LoaderOptions:
         num_worker_per_gpu: Loader processes per training process; 0 loads in the training process.
         dataset_enlarge_ratio: How many times an epoch goes through the data set.
         use_shuffle: Whether the order is shuffled (training sets).
+        shuffle_shards: Shards (tar files, LMDBs) that a process mixes at a time, each process walking its own; null
+            shuffles over the whole set.
         prefetch_factor: Batches that each loader process keeps ready.
+        start_method: How loader processes are started; null takes Python's own choice for the system.
         on_error: What an unreadable image does: raise stops the run, skip takes the next one and counts.
         gt_sizes: Progressive training: crop size of each stage.
         mini_batch_sizes: Progressive training: batch size of each stage.
@@ -187,7 +190,9 @@ class LoaderOptions:
     num_worker_per_gpu: Natural = 2
     dataset_enlarge_ratio: Count = 1
     use_shuffle: bool = True
+    shuffle_shards: Count | None = None
     prefetch_factor: Count = 4
+    start_method: Literal['fork', 'spawn', 'forkserver'] | None = None
     on_error: Literal['raise', 'skip'] = 'raise'
     gt_sizes: list[Count] | None = None
     mini_batch_sizes: list[Count] | None = None
