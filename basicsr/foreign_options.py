@@ -56,7 +56,6 @@ KEYS: dict[str, dict[str, str]] = {
         'dataroot': 'Write dataroot_gt (clean) and dataroot_lq (degraded).',
         'dataroot_GT': 'Write dataroot_gt.',
         'dataroot_LQ': 'Write dataroot_lq.',
-        'io_backend': 'Remove it: images are read from folders; if this is an LMDB, unpack it and write its folder.',
         'use_flip': 'Write use_hflip.',
         'use_vflip': 'Remove it: use_rot turns by 180 degrees too.',
         'geometric_augs': 'Write use_hflip and use_rot, each with the same value.',
@@ -159,9 +158,6 @@ TYPES: dict[str, dict[str, Advice]] = {
         'Dataset_GaussianDenoising': Advice(
             'write OnlineDegradationDataset; Gaussian noise alone is a degradation that you add as a file of your own.',
             'OnlineDegradationDataset',
-        ),
-        'SingleImageDataset': Advice(
-            'remove this block; python basicsr/inference.py -m WEIGHTS -i FOLDER restores photographs on their own.'
         ),
         'Dataset_DefocusDeblur_DualPixel_16bit': _DUAL,
         'PairedImageSRLRFullImageMemoryDataset': _SAME_DATA,

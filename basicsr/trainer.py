@@ -328,7 +328,7 @@ class Trainer:
         accum = self.train_options.accum_iter
         return SampleStream(
             len(self.train_set), self.train_block.loader, self.options.top.manual_seed, self.iteration * accum, accum,
-            self.accelerator.process_index, self.accelerator.num_processes,
+            self.accelerator.process_index, self.accelerator.num_processes, getattr(self.train_set, 'parts', None),
         )  # fmt: skip
 
     @contextmanager
@@ -421,7 +421,8 @@ class Trainer:
         if data_share > DATA_WAIT_WARNING and not self._advised and self.iteration > 20:
             self._advised = True
             self.logger.warning(
-                f'{data_share:.0%} of the time is spent waiting for data: raise num_worker_per_gpu, or prefetch_factor.'
+                f'{data_share:.0%} of the time is spent waiting for data: raise num_worker_per_gpu, keep decoded images '
+                '(cache: ram or memmap), or cut large photographs into sub-images (tools/create_lmdb.py).'
             )
 
     def _check_finite(self) -> None:

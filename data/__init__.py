@@ -4,6 +4,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from basicsr.errors import DataError, OptionError
 from basicsr.loader import SampleStream, eval_loader, train_loader
 from basicsr.options import dataset_options, find_file
 from basicsr.registry import DATASET_REGISTRY, build
@@ -25,9 +26,28 @@ def build_dataset(dataset_opt: DatasetOptions | dict[str, Any], scale: int = 1) 
     if isinstance(dataset_opt, dict):
         scale = dataset_opt.get('scale', scale)
     options = _checked(dataset_opt)
-    takes = fields_of(DATASET_REGISTRY.get(options.block['type']))
-    given: dict[str, Any] = {k: v for k, v in {'phase': options.phase, 'scale': scale}.items() if k in takes}
-    return build(DATASET_REGISTRY, {k: _found(k, v) for k, v in options.block.items()}, **given)
+    try:
+        return build_block(options.block, options.phase, scale)
+    except (DataError, OptionError) as error:
+        if not hasattr(error, 'place'):
+            raise
+        raise type(error)(f'datasets.{options.key}.{error}') from error  # from a data set inside this one
+
+
+def build_block(block: dict[str, Any], phase: str, scale: int = 1) -> Dataset:
+    """Builds a data set from its type and arguments alone; data sets that hold others build those by this.
+
+    Args:
+        block: Type and constructor arguments, without loader options.
+        phase: train, val or test.
+        scale: Size of the clean image divided by that of the degraded one.
+
+    Raises:
+        OptionError: A key is not known, is missing, or has a value of the wrong type.
+    """
+    takes = fields_of(DATASET_REGISTRY.get(block['type']))
+    given: dict[str, Any] = {k: v for k, v in {'phase': phase, 'scale': scale}.items() if k in takes}
+    return build(DATASET_REGISTRY, {k: _found(k, v) for k, v in block.items()}, **given)
 
 
 def build_dataloader(dataset: Dataset, dataset_opt: DatasetOptions | dict[str, Any], seed: int = 0) -> DataLoader:
@@ -44,14 +64,19 @@ def build_dataloader(dataset: Dataset, dataset_opt: DatasetOptions | dict[str, A
     options = _checked(dataset_opt)
     if options.phase != 'train':
         return eval_loader(dataset, options, 0, 1, options.loader.num_worker_per_gpu)
-    stream = SampleStream(len(dataset), options.loader, seed)  # type: ignore[arg-type]
+    parts = getattr(dataset, 'parts', None)
+    stream = SampleStream(len(dataset), options.loader, seed, parts=parts)  # type: ignore[arg-type]
     return train_loader(dataset, options, stream, pin_memory=False)
 
 
 def _found(key: str, value: Any) -> Any:
     """Paths are looked up from the current folder, then among the project's own files (``datasets/sample``)."""
     is_path = key.startswith('dataroot') or key.endswith('_file')
-    return str(find_file(value)) if is_path and isinstance(value, str) else value
+    if not is_path:
+        return value
+    if isinstance(value, list):
+        return [str(find_file(v)) for v in value]
+    return str(find_file(value)) if isinstance(value, str) else value
 
 
 def _checked(dataset_opt: DatasetOptions | dict[str, Any]) -> DatasetOptions:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,8 +18,11 @@ class BaseDataset(Dataset, ABC):
     """A set of samples, each a function of its index and of a random generator.
 
     A sample holds ``lq`` (3,h,w) and ``gt`` (3,h*scale,w*scale), float32 RGB in [0,1]; ``lq_path`` and ``gt_path``;
-    ``key``, a name that is unique in the set and can be a file name; and, where it is known, ``task``, by which
-    validation groups its figures.
+    ``key``, a name that is unique in the set and, outside training, can be a file name; and, where it is known, ``task``,
+    by which validation groups its figures.
+
+    ``parts`` says how many consecutive samples lie in each file that can be read on its own (an LMDB, a tar file), for
+    ``shuffle_shards``; None where that is not known.
 
     Args:
         phase: ``train`` crops and augments; ``val`` and ``test`` give whole images.
@@ -32,6 +34,8 @@ class BaseDataset(Dataset, ABC):
     Raises:
         OptionError: ``gt_size`` or ``scale`` makes no crop.
     """
+
+    parts: list[int] | None = None
 
     def __init__(
         self,
@@ -105,11 +109,6 @@ class BaseDataset(Dataset, ABC):
         mirror, turns = rng.random() < 0.5, int(rng.integers(4))
         mirror, turns = mirror and self.use_hflip, turns if self.use_rot else 0
         return [np.ascontiguousarray(np.rot90(i[:, ::-1] if mirror else i, turns)) for i in images]
-
-
-def stem_of(file: Path, folder: Path) -> str:
-    """Path below ``folder`` without the ending, with forward slashes."""
-    return file.relative_to(folder).with_suffix('').as_posix()
 
 
 def unique_keys(stems: Iterable[str]) -> list[str]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import cv2
 import numpy as np
 
-from basicsr.errors import OptionError
-from basicsr.image_io import list_images, read_image, to_tensor, to_uint8
+from basicsr.errors import DataError, OptionError
+from basicsr.image_io import to_tensor, to_uint8
+from basicsr.image_source import Cache, IoBackend, open_source, parts_of
 from basicsr.registry import DATASET_REGISTRY, DEGRADATION_REGISTRY, build
 from basicsr.schema import Block, Range
 
-from .base_dataset import BaseDataset, Phase, stem_of, unique_keys
+from ._lists import listed_stems
+from .base_dataset import BaseDataset, Phase, first_few, unique_keys
 
 
 @DATASET_REGISTRY.register()
@@ -23,30 +25,42 @@ class OnlineDegradationDataset(BaseDataset):
     Training draws a degradation for each sample; validation and test show every photo under each one.
 
     Args:
-        dataroot_gt: Folder of the clean photographs; sub-folders are searched too.
+        dataroot_gt: Where the clean photographs are: a folder (sub-folders are searched too), an LMDB, a folder of LMDBs or
+            of WebDataset tar files, or a list of such.
         degradations: Blocks of degradations, such as ``{type: Haze, beta: [0.5, 2.0]}``; all are equally likely.
+        dataroot_depth: Where the depth maps are, grey images named and sized like the photographs, white is farthest;
+            null lets each degradation draw its own.
+        inverse_depth: Whether white is nearest in the depth maps, as monocular depth networks give them.
+        meta_info_file: Text file of the photographs to use, one ``name.png (h,w,c)`` a line; null uses all.
         phase: ``train`` crops and augments; ``val`` and ``test`` give whole photos, degraded alike at every call.
         gt_size: Crop size in pixels; null takes the whole photo.
         use_hflip: Whether training samples are mirrored at random.
         use_rot: Whether training samples are turned at random by multiples of 90 degrees.
         val_size: Longest side of a photo in val and test; larger ones are reduced to it; null leaves them as they are.
-        cache_mb: Megabytes of decoded photos that each loader process keeps; what does not fit is decoded each time.
+        cache: Decoded images kept in memory (ram) or in a file that later runs find again (memmap), or not.
+        cache_dir: Folder for the memmap cache; null takes ~/.cache/qualir.
+        io_backend: As in BasicSR; it may be left out, the kind of each root is recognised.
 
     Raises:
-        DataError: The folder is missing or holds no image.
+        DataError: A root is missing or holds no image, or a photograph has no depth map.
         OptionError: No degradation is given, or one of them cannot be built.
     """
 
     def __init__(
         self,
-        dataroot_gt: str,
+        dataroot_gt: str | list[str],
         degradations: Annotated[list[dict], Block('degradation')],
+        dataroot_depth: str | list[str] | None = None,
+        inverse_depth: bool = False,
+        meta_info_file: str | None = None,
         phase: Phase = 'train',
         gt_size: Annotated[int, Range(1)] | None = None,
         use_hflip: bool = True,
         use_rot: bool = True,
         val_size: Annotated[int, Range(16)] | None = None,
-        cache_mb: Annotated[int, Range(0)] = 512,
+        cache: Cache = 'none',
+        cache_dir: str | None = None,
+        io_backend: IoBackend | None = None,
     ) -> None:
         super().__init__(phase, gt_size, use_hflip, use_rot)
         if not degradations:
@@ -54,17 +68,25 @@ class OnlineDegradationDataset(BaseDataset):
                 'OnlineDegradationDataset: degradations is empty; it must list at least one block with a type.'
             )
         self.degradations = [build(DEGRADATION_REGISTRY, block) for block in degradations]
-        self.files = list_images(dataroot_gt)
-        self.val_size = val_size
-        self._cache: dict[int, np.ndarray] = {}
-        self._cache_left = cache_mb * 1_000_000
-        stems = [stem_of(f, Path(dataroot_gt)) for f in self.files]
-        self.keys = unique_keys(
-            stems if phase == 'train' else [f'{d.task}_{s}' for s in stems for d in self.degradations]
-        )
+        self.val_size, self.inverse_depth = val_size, inverse_depth
+        opened = {'cache': cache, 'cache_dir': cache_dir, 'io_backend': io_backend}
+        self.gt = open_source(dataroot_gt, 'gt', **opened)
+        self.depth = open_source(dataroot_depth, 'depth', 'grey', **opened) if dataroot_depth else None
+        self.stems = self.gt.stems if meta_info_file is None else listed_stems(meta_info_file, self.gt)
+        self._check_depth()
+        self.parts = parts_of(self.gt, self.stems)
+        self.keys = self.stems if phase == 'train' else self._file_names()
+
+    def _file_names(self) -> list[str]:
+        return unique_keys(f'{d.task}_{s}' for s in self.stems for d in self.degradations)
+
+    def _check_depth(self) -> None:
+        lost = [] if self.depth is None else [s for s in self.stems if s not in self.depth]
+        if lost:
+            raise DataError(f"'{self.depth.root}' holds no depth map of {first_few(lost)}.")
 
     def __len__(self) -> int:
-        return len(self.files) * (1 if self.phase == 'train' else len(self.degradations))
+        return len(self.stems) * (1 if self.phase == 'train' else len(self.degradations))
 
     def sample(self, index: int, rng: np.random.Generator, gt_size: int | None = None) -> dict[str, Any]:
         """One pair; in val and test ``rng`` is not used, since the index alone fixes the sample.
@@ -74,41 +96,60 @@ class OnlineDegradationDataset(BaseDataset):
         """
         if self.phase == 'train':
             number, degradation = index, self.degradations[int(rng.integers(len(self.degradations)))]
-            photo = self._window(number, rng, gt_size)
+            photo, depth = self._window(number, rng, gt_size)
             key = f'{degradation.task}_{self.keys[number]}'
         else:
             number, kind = divmod(index, len(self.degradations))
             degradation, rng = self.degradations[kind], np.random.default_rng((0, index))
-            photo, key = self._photo(number), self.keys[index]
-        clean, path = photo.astype(np.float32) / np.float32(255), str(self.files[number])
-        lq, gt = to_tensor(to_uint8(degradation(clean, rng))), to_tensor(clean)
-        return {'lq': lq, 'gt': gt, 'lq_path': path, 'gt_path': path, 'key': key, 'task': degradation.task}
+            photo, depth = (self._reduce(i) for i in self._photo(number))
+            key = self.keys[index]
+        clean = _as_float(photo)
+        degraded = self._degrade(degradation, clean, rng, depth)
+        path = self.gt.path(self.stems[number])
+        return {
+            'lq': to_tensor(to_uint8(degraded)), 'gt': to_tensor(clean), 'lq_path': path, 'gt_path': path,
+            'key': key, 'task': degradation.task,
+        }  # fmt: skip
 
-    def _window(self, number: int, rng: np.random.Generator, gt_size: int | None) -> np.ndarray:
+    def _degrade(
+        self, degradation: Callable[..., np.ndarray], clean: np.ndarray, rng: np.random.Generator,
+        depth: np.ndarray | None,
+    ) -> np.ndarray:  # fmt: skip
+        if depth is None or not getattr(degradation, 'uses_depth', False):
+            return degradation(clean, rng)
+        far = _as_float(depth)
+        return degradation(clean, rng, 1 - far if self.inverse_depth else far)
+
+    def _window(self, number: int, rng: np.random.Generator, gt_size: int | None) -> list[np.ndarray | None]:
         """A crop, turned before it is degraded: rain falls downwards whichever way the photo is held."""
-        photo = self._photo(number)
-        photo, _ = self.crop(photo, photo, rng, gt_size, str(self.files[number]))
-        return self.augment([photo], rng)[0]
+        photo, depth = self._photo(number)
+        other = photo if depth is None else depth
+        photo, other = self.crop(photo, other, rng, gt_size, self.gt.path(self.stems[number]))
+        if depth is None:
+            return [*self.augment([photo], rng), None]
+        return list(self.augment([photo, other], rng))
 
-    def _photo(self, number: int) -> np.ndarray:
-        """A photo, (H,W,3) uint8, from memory if it is there."""
-        if number in self._cache:
-            return self._cache[number]
-        photo = to_uint8(self._reduce(read_image(self.files[number])))
-        if photo.nbytes <= self._cache_left:
-            self._cache[number] = photo
-            self._cache_left -= photo.nbytes
-        return photo
+    def _photo(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """A photo, (H,W,3), and its depth map, (H,W), in the depths of their files."""
+        stem = self.stems[number]
+        photo = self.gt.pixels(stem)
+        depth = None if self.depth is None else self.depth.pixels(stem)
+        if depth is not None and depth.shape != photo.shape[:2]:
+            raise DataError(
+                f"Depth map '{self.depth.path(stem)}' is {depth.shape[1]}x{depth.shape[0]}; the photograph is "
+                f'{photo.shape[1]}x{photo.shape[0]}.'
+            )
+        return photo, depth
 
-    def _reduce(self, photo: np.ndarray) -> np.ndarray:
-        height, width = photo.shape[:2]
-        if self.phase == 'train' or self.val_size is None or max(height, width) <= self.val_size:
-            return photo
+    def _reduce(self, image: np.ndarray | None) -> np.ndarray | None:
+        if image is None or self.val_size is None or max(image.shape[:2]) <= self.val_size:
+            return image
+        height, width = image.shape[:2]
         factor = self.val_size / max(height, width)
         size = max(1, round(width * factor)), max(1, round(height * factor))
-        return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Loader processes start with an empty cache, rather than with a pickled copy of it."""
-        freed = sum(p.nbytes for p in self._cache.values())
-        return {**self.__dict__, '_cache': {}, '_cache_left': self._cache_left + freed}
+
+def _as_float(pixels: np.ndarray) -> np.ndarray:
+    """Whole numbers to float32 in [0,1]."""
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)

@@ -1,7 +1,5 @@
 """Data sets: what belongs together comes together, and what does not is named."""
 
-import pickle
-
 import cv2
 import numpy as np
 import pytest
@@ -140,7 +138,7 @@ def test_a_meta_info_file_chooses_the_images(folders):
     write_image(folders / 'gt' / 'b 2.png', picture(5))
     write_image(folders / 'lq' / 'b 2.png', picture(5))
     (folders / 'meta.txt').write_text('deep/c.png (40,56,3)\n\nb 2.png (40, 56, 3)\na.png\n')
-    data = paired(folders, meta_info_file=str(folders / 'meta.txt'))
+    data = paired(folders, phase='val', meta_info_file=str(folders / 'meta.txt'))
     assert [data[i]['key'] for i in range(3)] == ['deep_c', 'b 2', 'a']
 
 
@@ -259,7 +257,7 @@ def test_the_clean_side_is_a_window_of_the_photo(photos):
 
 
 def test_validation_shows_every_photo_under_every_degradation_alike_each_time(photos):
-    data, again = online(photos, phase='val', gt_size=8), online(photos, phase='val', cache_mb=0)
+    data, again = online(photos, phase='val', gt_size=8), online(photos, phase='val', cache='ram')
     assert len(data) == 15
     keys = []
     for i in range(15):
@@ -286,27 +284,68 @@ def test_validation_photos_are_reduced_on_request(photos):
     assert online(photos, phase='val', val_size=400)[0]['gt'].shape == (3, 60, 80)
 
 
-def test_decoded_photos_are_kept_up_to_the_limit(photos):
-    data, without = online(photos, gt_size=16), online(photos, gt_size=16, cache_mb=0)
-    expected = [without.sample(i, rng(i))['gt'] for i in range(3)]
+def test_a_cache_serves_photos_that_are_gone(photos):
+    data, without = online(photos, gt_size=16, cache='ram'), online(photos, gt_size=16)
+    expected = [without.sample(i, rng(i)) for i in range(3)]
     for _ in range(2):
-        assert all(torch.equal(data.sample(i, rng(i))['gt'], expected[i]) for i in range(3))
-    assert len(data._cache) == 3
-    assert not without._cache
-    for i in range(3):
-        (photos / f'photo{i}.png').unlink()
-    assert torch.equal(data.sample(0, rng(0))['gt'], expected[0])
+        for i in range(3):
+            sample = data.sample(i, rng(i))
+            assert torch.equal(sample['gt'], expected[i]['gt'])
+            assert torch.equal(sample['lq'], expected[i]['lq'])
+        for file in photos.glob('*'):
+            file.unlink()
     with pytest.raises(DataError, match=r'photo0\.png'):
         without.sample(0, rng(0))
 
 
-def test_a_pickled_copy_leaves_the_memory_behind(photos):
-    data = online(photos, gt_size=16)
-    data.sample(0, rng())
-    copy = pickle.loads(pickle.dumps(data))
-    assert not copy._cache
-    assert copy._cache_left == 512_000_000
-    assert torch.equal(copy.sample(0, rng(1))['lq'], data.sample(0, rng(1))['lq'])
+def test_a_list_selects_photos(photos, tmp_path):
+    (tmp_path / 'use.txt').write_text('# two of them\nphoto2.png (60,80,3)\nphoto0\n')
+    data = online(photos, phase='val', meta_info_file=str(tmp_path / 'use.txt'))
+    assert len(data) == 10
+    assert data[0]['gt_path'].endswith('photo2.png')
+    (tmp_path / 'use.txt').write_text('photo9.png\n')
+    with pytest.raises(DataError, match=r"use\.txt' names images that .* does not hold: 'photo9'"):
+        online(photos, meta_info_file=str(tmp_path / 'use.txt'))
+
+
+class Far:
+    """A degradation that shows the depth map it was given."""
+
+    task, uses_depth = 'far', True
+
+    def __call__(self, image, rng, depth=None):
+        return np.repeat(depth[..., None], 3, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize('phase', ['train', 'val'])
+def test_depth_maps_are_cut_and_turned_like_the_photo(photos, tmp_path_factory, phase):
+    """The depth map is the photo's red channel in 16 bits, so the degraded image must be the clean one's red."""
+    depth = tmp_path_factory.mktemp('depth')
+    for file in photos.glob('*.png'):
+        red = np.rint(read_image(file)[..., 0] * 65535).astype(np.uint16)
+        write_image(depth / file.name, red)
+    for inverse in (False, True):
+        data = online(
+            photos, phase=phase, gt_size=20, dataroot_depth=str(depth), inverse_depth=inverse,
+            degradations=[{'type': 'Haze'}],
+        )  # fmt: skip
+        data.degradations = [Far()]
+        for seed in range(8):
+            sample = data.sample(seed % 3, rng(seed))
+            red = sample['gt'][0]
+            torch.testing.assert_close(sample['lq'][0], 1 - red if inverse else red, rtol=0, atol=0.003)
+
+
+def test_depth_maps_that_do_not_fit_are_named(photos, tmp_path_factory):
+    depth = tmp_path_factory.mktemp('depth')
+    write_image(depth / 'photo0.png', np.zeros((5, 5), np.uint8))
+    arguments = {'dataroot_depth': str(depth), 'degradations': [{'type': 'Haze'}], 'gt_size': 16}
+    with pytest.raises(DataError, match="holds no depth map of 'photo1', 'photo2'"):
+        online(photos, **arguments)
+    for i in (1, 2):
+        write_image(depth / f'photo{i}.png', np.zeros((5, 5), np.uint8))
+    with pytest.raises(DataError, match=r"Depth map '.*photo0\.png' is 5x5; the photograph is 80x60"):
+        online(photos, **arguments).sample(0, rng())
 
 
 def test_a_photo_smaller_than_the_crop_is_named(photos):

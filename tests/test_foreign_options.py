@@ -212,10 +212,8 @@ FILES = {'nafnet': NAFNET, 'restormer': RESTORMER, 'denoising': DENOISING, 'basi
 CHANGES = {
     'nafnet': {
         'model_type': 'RestorationModel',
-        'datasets.train.io_backend': 'drop',
         'datasets.train.use_flip': 'use_hflip',
         'datasets.train.prefetch_mode': 'drop',
-        'datasets.val.io_backend': 'drop',
         'network_g.type': 'NAFNet',
         'val.use_image': 'drop',
         'val.max_minibatch': 'drop',
@@ -226,10 +224,8 @@ CHANGES = {
         'model_type': 'RestorationModel',
         'datasets.train.type': 'PairedImageDataset',
         'datasets.train.geometric_augs': 'drop',
-        'datasets.train.io_backend': 'drop',
         'datasets.train.prefetch_mode': 'drop',
         'datasets.val.type': 'PairedImageDataset',
-        'datasets.val.io_backend': 'drop',
         'network_g.type': {'type': 'NAFNet', 'width': 32},
         'train.mixing_augs': 'drop',
         'val.window_size': 'drop',
@@ -241,10 +237,8 @@ CHANGES = {
     'basicsr': {
         'model_type': 'RestorationModel',
         'find_unused_parameters': 'drop',
-        'datasets.train.io_backend': 'drop',
         'datasets.train.color': 'drop',
         'datasets.train.prefetch_mode': 'drop',
-        'datasets.val.io_backend': 'drop',
         'network_d': 'drop',
         'train.optim_d': 'drop',
         'train.perceptual_opt': 'drop',

@@ -302,7 +302,10 @@ def test_builders_leave_their_dicts_unchanged():
             lambda: build_dataset({**SAMPLES, 'gtsize': 4}),
             "key 'gtsize' is not known. Did you mean 'gt_size'? Allowed here: ",
         ),
-        (lambda: build_dataset({**SAMPLES, 'io_backend': {}}), "key 'io_backend' is not known. Remove it"),
+        (
+            lambda: build_dataset({**SAMPLES, 'io_backend': {'type': 'memcached'}}),
+            "'io_backend.type' is 'memcached' (str); allowed: disk | lmdb | shards",
+        ),
         (lambda: build_dataset({**SAMPLES, 'phase': 'training'}), "one of train, val, test, not 'training'"),
         (
             lambda: build_dataset({**SAMPLES, 'degradations': [{'type': 'Fog'}]}),

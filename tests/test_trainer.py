@@ -271,6 +271,19 @@ def test_loader_processes_may_be_started_in_any_way(tmp_path, method):
     assert len(history(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(('seconds', 'warned'), [(0.02, True), (0.0, False)])
+def test_waiting_for_data_is_recorded_and_advised_on_once(tmp_path, seconds, warned):
+    changes = {'datasets.train.seconds': seconds, 'train.total_iter': 30, 'train.scheduler.T_max': 30}
+    assert run(tmp_path, changes) == 0
+    logs = ''.join(f.read_text() for f in (tmp_path / 'experiments/tiny').glob('*.log'))
+    assert logs.count('of the time is spent waiting for data') == warned
+    if warned:
+        assert 'cache: ram or memmap' in logs
+    shares = [r['data_share'] for r in history(tmp_path)]
+    assert all(0 <= s <= 1 for s in shares)
+    assert (max(shares[5:]) > 0.5) == warned
+
+
 def test_fp16_on_a_cpu_is_refused(tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
