@@ -28,8 +28,8 @@ from basicsr.image_source import ImageSource
 
 ALIGNMENT = 64  # bytes
 FORMAT = 1
-# state: 0 for an empty place, else 2^32 plus the CRC-32 of the pixels. A process checks it when it first reads the place,
-# which finds a place that another process is still filling, and one that a power failure left half-written.
+# state: 0 for an empty place, else 2^32 plus the CRC-32 of the pixels. A process checks it when it first reads the
+# place, which finds one that another process is still filling, and one that a power failure left half-written.
 RECORD = np.dtype([('offset', '<u8'), ('state', '<u8'), ('height', '<u4'), ('width', '<u4'), ('bytes', '<u4')])
 
 

@@ -227,8 +227,8 @@ def open_source(
     """Opens what is at a root.
 
     Args:
-        root: A folder of images, an LMDB, a folder of WebDataset tar files or of LMDBs, one tar file, or a list of such.
-        field: Which images to take from shards that hold several kinds, such as ``gt`` of ``a.gt.png`` and ``a.lq.png``.
+        root: A folder of images, an LMDB, a folder of WebDataset tar files or of LMDBs, a tar file, or a list of such.
+        field: Which images to take from shards that hold several kinds: ``gt`` of ``a.gt.png`` and ``a.lq.png``.
         mode: ``color`` or ``grey``.
         cache: Where decoded images are kept: not at all, in memory, or in a file that later runs find again. Loader
             processes share it.

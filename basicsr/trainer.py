@@ -421,8 +421,8 @@ class Trainer:
         if data_share > DATA_WAIT_WARNING and not self._advised and self.iteration > 20:
             self._advised = True
             self.logger.warning(
-                f'{data_share:.0%} of the time is spent waiting for data: raise num_worker_per_gpu, keep decoded images '
-                '(cache: ram or memmap), or cut large photographs into sub-images (tools/create_lmdb.py).'
+                f'{data_share:.0%} of the time is spent waiting for data: raise num_worker_per_gpu, keep decoded '
+                'images (cache: ram or memmap), or cut large photographs into sub-images (tools/create_lmdb.py).'
             )
 
     def _check_finite(self) -> None:

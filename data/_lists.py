@@ -34,7 +34,7 @@ def read_list(file: str | Path, most: int) -> list[tuple[str, ...]]:
             continue
         names = tuple(_stem(name) for name in line.strip().split('\t'))
         if len(names) > most:
-            raise DataError(f'{file}:{number}: the line holds {len(names)} names with tabs between; at most {most} fit.')
+            raise DataError(f'{file}:{number}: {len(names)} names with tabs between; a line holds at most {most}.')
         found.append(names)
     if not found:
         raise DataError(f"meta_info_file '{file}' names no image.")

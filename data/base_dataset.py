@@ -18,8 +18,8 @@ class BaseDataset(Dataset, ABC):
     """A set of samples, each a function of its index and of a random generator.
 
     A sample holds ``lq`` (3,h,w) and ``gt`` (3,h*scale,w*scale), float32 RGB in [0,1]; ``lq_path`` and ``gt_path``;
-    ``key``, a name that is unique in the set and, outside training, can be a file name; and, where it is known, ``task``,
-    by which validation groups its figures.
+    ``key``, a name that is unique in the set and, outside training, can be a file name; and, where it is known,
+    ``task``, by which validation groups its figures.
 
     ``parts`` says how many consecutive samples lie in each file that can be read on its own (an LMDB, a tar file), for
     ``shuffle_shards``; None where that is not known.

@@ -25,8 +25,8 @@ class OnlineDegradationDataset(BaseDataset):
     Training draws a degradation for each sample; validation and test show every photo under each one.
 
     Args:
-        dataroot_gt: Where the clean photographs are: a folder (sub-folders are searched too), an LMDB, a folder of LMDBs or
-            of WebDataset tar files, or a list of such.
+        dataroot_gt: Where the clean photographs are: a folder (sub-folders are searched too), an LMDB, a folder of
+            LMDBs or of WebDataset tar files, or a list of such.
         degradations: Blocks of degradations, such as ``{type: Haze, beta: [0.5, 2.0]}``; all are equally likely.
         dataroot_depth: Where the depth maps are, grey images named and sized like the photographs, white is farthest;
             null lets each degradation draw its own.

@@ -50,8 +50,8 @@ class SameNames(Sequence[Pair]):
 class PairedImageDataset(BaseDataset):
     """Degraded and clean images, paired by their path without ending or by a list.
 
-    Each root is a folder (sub-folders are searched too), an LMDB, a folder of LMDBs or of WebDataset tar files, or a list
-    of such.
+    Each root is a folder (sub-folders are searched too), an LMDB, a folder of LMDBs or of WebDataset tar files, or a
+    list of such.
 
     Args:
         dataroot_gt: Where the clean images are.

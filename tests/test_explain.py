@@ -55,7 +55,8 @@ def test_blocks_inside_a_type_are_explained_too():
 
 def test_lines_hold_name_type_default_and_meaning():
     assert re.search(r'^  width +int +default 16 +Channels at full resolution', explain('NAFNet'), re.MULTILINE)
-    assert re.search(r'^  dataroot_gt +str or list of str +required +Where the clean', explain('OnlineDegradationDataset'), re.MULTILINE)
+    online = explain('OnlineDegradationDataset')
+    assert re.search(r'^  dataroot_gt +str or list of str +required +Where the clean', online, re.MULTILINE)
     assert re.search(r'^  beta +\[float, float\] +default \[0\.\d+, \d\.\d+\] ', explain('Haze'), re.MULTILINE)
     assert re.search(r"^  filename_tmpl +str +default '\{\}' ", explain('PairedImageDataset'), re.MULTILINE)
     assert re.search(r'^  ema_decay +float from 0 to 1 +default 0\.0 ', explain('train'), re.MULTILINE)
@@ -67,7 +68,8 @@ def test_a_key_is_explained_wherever_it_is():
     assert explain('NAFNet.width').startswith('NAFNet.width  int')
     assert re.search(r'^NAFNet\.width +int', explain('network_g.width'), re.MULTILINE)
     assert {line.split('.')[0] for line in explain('train.optim_g.lr').splitlines()} >= {'Adam', 'SGD'}
-    assert explain('PairedImageDataset.dataroot_lq').startswith('PairedImageDataset.dataroot_lq  str or list of str  required')
+    line = 'PairedImageDataset.dataroot_lq  str or list of str  required'
+    assert explain('PairedImageDataset.dataroot_lq').startswith(line)
     assert {'Adam.lr', 'SGD.lr'} <= {line.split()[0] for line in explain('lr').splitlines()}
 
 

@@ -53,7 +53,7 @@ def test_folder_lmdb_and_shards_hold_the_same_images(folder, tmp_path):
 def test_what_is_there_is_recognised_and_io_backend_must_agree(folder, tmp_path):
     create(folder, tmp_path / 'x.lmdb')
     assert open_source(folder, io_backend={'type': 'disk'}).kind == 'disk'
-    with pytest.raises(OptionError, match=r"io_backend.type is disk, but '.*x.lmdb' is read as lmdb"):
+    with pytest.raises(OptionError, match=r"io_backend\.type is disk, but '.*x.lmdb' is read as lmdb"):
         open_source(tmp_path / 'x.lmdb', io_backend={'type': 'disk'})
 
 
@@ -112,7 +112,7 @@ def test_shards_with_several_fields(folder, tmp_path):
 def test_missing_roots_and_images_are_named(folder, tmp_path):
     with pytest.raises(DataError, match='nowhere'):
         open_source(tmp_path / 'nowhere')
-    with pytest.raises(DataError, match='nowhere.lmdb'):
+    with pytest.raises(DataError, match=r'nowhere\.lmdb'):
         open_source(tmp_path / 'nowhere.lmdb')
     with pytest.raises(OptionError, match='empty'):
         open_source([])
