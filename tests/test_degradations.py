@@ -14,6 +14,8 @@ from basicsr.errors import OptionError
 from basicsr.image_io import list_images, read_image
 from basicsr.registry import DEGRADATION_REGISTRY
 
+from .weather import grey, make, rng
+
 TASKS = {'Haze': 'haze', 'Rain': 'rain', 'Snow': 'snow', 'LowLight': 'low_light', 'Underwater': 'underwater'}
 
 # Arguments at which a model says that nothing changes.
@@ -35,18 +37,6 @@ NOTHING = {
     },
     'Underwater': {'depth': (0, 0), 'distance': (0, 0)},
 }
-
-
-def make(name, **arguments):
-    return DEGRADATION_REGISTRY.get(name)(**arguments)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def grey(value=0.4, height=96, width=128):
-    return np.full((height, width, 3), value, np.float32)
 
 
 @pytest.fixture(scope='module')

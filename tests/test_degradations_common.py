@@ -15,19 +15,13 @@ from basicsr.image_io import list_images, read_image
 from basicsr.options import load
 from basicsr.registry import DEGRADATION_REGISTRY, build
 
+from .weather import make, rng
+
 TASKS = {'Blur': 'blur', 'Noise': 'noise', 'JPEG': 'jpeg', 'Resize': 'resize'}
 CDD11 = [
     'low', 'haze', 'rain', 'snow', 'low_haze', 'low_rain', 'low_snow', 'haze_rain', 'haze_snow', 'low_haze_rain',
     'low_haze_snow',
 ]  # fmt: skip
-
-
-def make(name, **arguments):
-    return DEGRADATION_REGISTRY.get(name)(**arguments)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
 
 
 def grey(value=0.5, height=96, width=128):

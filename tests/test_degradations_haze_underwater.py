@@ -10,7 +10,8 @@ from basicsr.data._fields import to_linear, to_srgb
 from basicsr.data._water import JERLOV, PARTICLES_BACKWARD, UWCNN, WAVELENGTHS, water
 from basicsr.errors import DataError, OptionError
 from basicsr.image_io import list_images, read_image
-from basicsr.registry import DEGRADATION_REGISTRY
+
+from .weather import grey, make, rng
 
 # Haze of one distance and one air; a lens and a camera that change nothing.
 EVEN = {'near': (1, 1), 'tint': 0.0, 'dim': (0, 0), 'patchy': (0, 0)}
@@ -22,18 +23,6 @@ RIDCP = {
     'beta': (0.6, 3.0), 'near': (0, 0), 'airlight': (0.25, 1.0), 'tint': 0.0, 'jitter': 0.025, 'dim': (0, 0),
     'patchy': (0, 0), 'linear': False, 'stretch_depth': True,
 }  # fmt: skip
-
-
-def make(name, **arguments):
-    return DEGRADATION_REGISTRY.get(name)(**arguments)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def grey(value=0.4, height=96, width=128):
-    return np.full((height, width, 3), value, np.float32)
 
 
 def light(value):

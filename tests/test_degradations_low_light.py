@@ -12,6 +12,8 @@ from basicsr.data.low_light_degradation import LowLight, _coloured_noise, _fall_
 from basicsr.errors import OptionError
 from basicsr.image_io import list_images, read_image
 
+from .weather import grey, rng
+
 # Options at which nothing happens; tests switch on what they look at.
 QUIET = {
     'exposure': (1, 1), 'gamma': (1, 1), 'uneven': (0, 0), 'vignette': (0, 0), 'red': (1, 1), 'blue': (1, 1),
@@ -21,14 +23,6 @@ QUIET = {
 
 def make(**arguments):
     return LowLight(**{**QUIET, **arguments})
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def grey(value=0.4, height=96, width=128):
-    return np.full((height, width, 3), value, np.float32)
 
 
 @pytest.fixture(scope='module')

@@ -18,7 +18,8 @@ from basicsr.data._particles import (
 )
 from basicsr.errors import OptionError
 from basicsr.image_io import list_images, read_image
-from basicsr.registry import DEGRADATION_REGISTRY
+
+from .weather import grey, make, rng
 
 RAIN_STYLES = {
     'Rain100L': {
@@ -34,18 +35,6 @@ RAIN_STYLES = {
         'opacity': (0.3, 0.8), 'blend': 'display',
     },
 }  # fmt: skip
-
-
-def make(name, **arguments):
-    return DEGRADATION_REGISTRY.get(name)(**arguments)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def grey(value=0.4, height=96, width=128):
-    return np.full((height, width, 3), value, np.float32)
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from basicsr.data import photometric_degradation as photometric
 from basicsr.errors import OptionError
-from basicsr.registry import DEGRADATION_REGISTRY
+
+from .weather import make, rng
 
 GOLDEN = np.load(Path(__file__).parent / 'golden/photometric.npz')
 AUGMENTS = ('ColabatorAugment', 'SemiUIRAugment')
@@ -27,14 +28,6 @@ CASES = {
     'hue': (photometric.shift_hue, EXACT),
     'gaussian': (lambda image, size: photometric.gaussian_blur(image, int(size), 1.3), EXACT),
 }
-
-
-def make(name, **arguments):
-    return DEGRADATION_REGISTRY.get(name)(**arguments)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
 
 
 @pytest.fixture
