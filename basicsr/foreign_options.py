@@ -25,7 +25,7 @@ class Advice:
 
 _RGB = 'Remove it: images are RGB in [0,1], and a network that wants another range normalises inside.'
 _GAN = 'Remove it: training against a discriminator is not offered.'
-_NOISE = 'Remove it: degradations says what is done to an image (--explain degradations).'
+_NOISE = 'Remove it: degradations says what is done to an image, such as [{type: Noise, sigma: [15, 50]}].'
 _WHOLE = 'Remove it: whole images are validated, one by one, shared out over the processes.'
 _NAFNET = 'Remove it: NAFNet has no such argument (its blocks widen by 2).'
 
@@ -156,7 +156,7 @@ TYPES: dict[str, dict[str, Advice]] = {
         'Dataset_PairedImage': _SAME_DATA,
         'PairedImageSRLRDataset': _SAME_DATA,
         'Dataset_GaussianDenoising': Advice(
-            'write OnlineDegradationDataset; Gaussian noise alone is a degradation that you add as a file of your own.',
+            'write OnlineDegradationDataset with degradations: [{type: Noise, sigma: [15, 50]}].',
             'OnlineDegradationDataset',
         ),
         'Dataset_DefocusDeblur_DualPixel_16bit': _DUAL,
