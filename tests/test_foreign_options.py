@@ -249,7 +249,7 @@ CHANGES = {
         'dist_params.port': 'drop',
     },
 }
-NOISE = [{'type': 'GaussianNoise', 'sigma': 25}]
+NOISE = [{'type': 'Noise', 'sigma': [25, 25]}]
 CHANGES['denoising'] = CHANGES['restormer'] | {
     'datasets.train.type': 'OnlineDegradationDataset',
     'datasets.train.degradations': NOISE,
@@ -264,7 +264,7 @@ CHANGES['denoising'] = CHANGES['restormer'] | {
     'datasets.val.in_ch': 'drop',
     'datasets.val.dataroot_lq': 'drop',
 }
-IMPORTS = [str(PLUGINS / 'basicsr_style_arch.py'), str(PLUGINS / 'gaussian_noise_degradation.py')]
+IMPORTS = [str(PLUGINS / 'basicsr_style_arch.py')]
 ADVICE = re.compile(r'(: write |: remove |\. Write |\. Remove it|\. Did you mean |is missing: )')
 
 
