@@ -361,6 +361,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         'processor': model, 'cores': os.cpu_count(), 'photographs': len(photos), 'megapixels': round(size / MEGA, 3),
         'python': platform.python_version(), 'opencv': cv2.__version__, 'stored_megabytes': args.megabytes,
     }  # fmt: skip
+    if args.work is not None:
+        args.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work) as temporary:
         work = Path(temporary)
         stored = prepare(photos, work, args.megabytes)
