@@ -316,6 +316,9 @@ class TestPage:
         assert '| low light | nights (9) | photo | 85 ± 7 (0.90) |  | 85 ± 7 (0.90) | 85 ± 7 (0.90) |' in text
         assert '| low light | nights (9) | photo | 0.75 ± 0.07 (0.90) |  |' in text
         assert 'before: commit abc1234' in text
+        after = {**record, 'label': 'after', 'views': {'photo': {'synthetic': told}}, 'version': 'abc1235'}
+        text = table([{**record, 'views': views, 'version': 'abc1234'}, after])  # the controls of 'before' stay
+        assert '| photo | 85 ± 7 (0.90) | 85 ± 7 (0.90) | 85 ± 7 (0.90) | 85 ± 7 (0.90) |' in text
 
     def test_table_goes_between_the_markers(self, tmp_path, write, capsys):
         results = write('r.json', '[]')

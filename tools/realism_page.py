@@ -140,8 +140,12 @@ def _head(group: dict[str, dict[str, Any]], view: str) -> list[str]:
 def _told_row(group: dict[str, dict[str, Any]], view: str) -> str:
     """Degraded photographs of each label, and the controls of the newest result that has them."""
     cells = [_accuracy(group.get(label), view, 'synthetic') for label in LABELS]
-    newest = next((group[label] for label in reversed(LABELS) if label in group), None)
-    return _row([*_head(group, view), *cells, *(_accuracy(newest, view, kind) for kind in ('clean', 'real'))])
+    # The controls do not depend on the degradations: a later --no-controls leaves those of an earlier run valid.
+    controls = [
+        next((c for label in reversed(LABELS) if (c := _accuracy(group.get(label), view, kind))), '')
+        for kind in ('clean', 'real')
+    ]
+    return _row([*_head(group, view), *cells, *controls])
 
 
 def _learned_row(group: dict[str, dict[str, Any]], view: str) -> str:
