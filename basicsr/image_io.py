@@ -275,7 +275,7 @@ def list_images(folder: str | Path) -> list[Path]:
         raise DataError(
             f"Folder '{folder}' holds no image; looked for {', '.join(EXTENSIONS)}, also in its sub-folders."
         )
-    return sorted(files, key=lambda f: _natural(f.relative_to(folder).as_posix()))
+    return sorted(files, key=lambda f: natural_key(f.relative_to(folder).as_posix()))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -291,7 +291,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in names)
 
 
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sorting key: runs of digits count as numbers; the name itself settles what is left."""
     parts = re.split(r'([0-9]+)', name.lower())
     return [(int(p), '') if i % 2 else (-1, p) for i, p in enumerate(parts)], name

@@ -121,7 +121,9 @@ class FolderSource(ImageSource):
 
 
 class RecordReader(Protocol):
-    """What an LMDB and shards have in common: encoded images by key, their names with ending."""
+    """What an LMDB and shards have in common: encoded images by key, their names with ending, and how they lie."""
+
+    parts: list[int]
 
     @property
     def keys(self) -> Sequence[str]:
@@ -135,6 +137,10 @@ class RecordReader(Protocol):
 
     def get(self, key: str) -> bytes | memoryview:
         """The content of an image file."""
+        ...
+
+    def path(self, key: str) -> str:
+        """Where an image is, for messages."""
         ...
 
 
@@ -151,7 +157,7 @@ class RecordSource(ImageSource):
     def __init__(self, reader: RecordReader, kind: str, root: str | Path, mode: Mode = 'color') -> None:
         self.reader, self.kind, self.root, self.mode = reader, kind, str(root), mode
         self.stems = reader.keys  # not copied: shards may hold millions
-        self.parts = list(getattr(reader, 'parts', [len(self.stems)]))
+        self.parts = reader.parts
 
     def __contains__(self, stem: str) -> bool:
         return stem in self.reader.names
@@ -163,7 +169,7 @@ class RecordSource(ImageSource):
         return probe_image(self.reader.get(stem), self.path(stem))
 
     def path(self, stem: str) -> str:
-        return f'{self.root}/{self.reader.names.get(stem, stem)}'
+        return self.reader.path(stem)
 
     def fingerprint(self) -> list[str]:
         root = Path(self.root)

@@ -55,6 +55,7 @@ class LmdbReader:
         keys: All images, in the order of meta_info.txt.
         names: Name with ending by key.
         sizes: (height, width, channels) by key, as meta_info.txt has them.
+        parts: All images are in one file.
 
     Raises:
         DataError: The folder is not a finished LMDB of images, or its data.mdb is cut short or lacks an image.
@@ -66,6 +67,7 @@ class LmdbReader:
         self.keys = [line.key for line in lines]
         self.names = {line.key: line.name for line in lines}
         self.sizes = {line.key: line.size for line in lines}
+        self.parts = [len(lines)]
         self._database: Database | None = self._opened()
         if self._database.header.entries < len(self.keys):
             self._refuse_missing(self._database)
@@ -87,6 +89,10 @@ class LmdbReader:
         if value is None:
             raise DataError(f"LMDB '{self.root}' lacks the image '{key}' that its {META_INFO} lists.")
         return value
+
+    def path(self, key: str) -> str:
+        """Where an image is, for messages."""
+        return f'{self.root}/{self.names.get(key, key)}'
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_database': None}

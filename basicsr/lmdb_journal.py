@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -130,11 +129,6 @@ class Journal:
         if hasattr(self, '_file'):
             self._file.close()
 
-    def remove(self) -> None:
-        """Deletes the journal: the LMDB is finished."""
-        self.close()
-        self.path.unlink(missing_ok=True)
-
     def _resume(self, folder: Path) -> None:
         head, sources, events = _read(self.path)
         if head['plan'] != asdict(self.plan):
@@ -193,23 +187,6 @@ def find_sources(folder: Path, names: Sequence[str] | None) -> list[Source]:
             raise DataError(f"'{folder / name}' cannot be read: {error.strerror or error}.") from error
         sources.append(Source(name, state.st_size, state.st_mtime_ns))
     return sources
-
-
-def read_names(file: Path) -> list[str]:
-    """The names that a list of images holds: one a line, with BasicSR's ``(h,w,c)`` behind it or not.
-
-    Raises:
-        DataError: The list cannot be read or names nothing.
-    """
-    try:
-        lines = file.read_text(encoding='utf-8').split('\n')
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The list '{file}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    lines = [line.strip() for line in lines if not line.startswith('#')]
-    names = [re.sub(r' +\([\d,]+\)( +\d+)?$', '', line).replace('\\', '/') for line in lines if line]
-    if not names:
-        raise DataError(f"The list '{file}' names no image.")
-    return names
 
 
 def _check_name(name: str) -> None:

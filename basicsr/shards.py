@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -15,6 +14,7 @@ import numpy as np
 
 from basicsr.errors import DataError
 from basicsr.files import write_atomically
+from basicsr.image_io import natural_key
 from basicsr.shard_index import (
     ShardIndex,
     decode_key,
@@ -351,7 +351,7 @@ def find_shards(root: Path) -> list[Path]:
     lost = [s['name'] for s in read_manifest(root).get('shards', []) if not (root / s['name']).is_file()]
     if lost:
         raise DataError(f"'{root}' lacks {len(lost)} of the shards that its {MANIFEST} lists, such as '{lost[0]}'.")
-    return sorted(found, key=lambda f: _natural(f.relative_to(root).as_posix()))
+    return sorted(found, key=lambda f: natural_key(f.relative_to(root).as_posix()))
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -366,8 +366,3 @@ def read_manifest(root: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"'{root / MANIFEST}' cannot be read: {error}.") from error
-
-
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r'([0-9]+)', name)
-    return [(int(p), '') if i % 2 else (-1, p) for i, p in enumerate(parts)], name

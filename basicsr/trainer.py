@@ -11,7 +11,6 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from basicsr.registry import SCHEDULER_REGISTRY, build
 from basicsr.run_folder import RunFolder
 from basicsr.sections import Options
 from basicsr.signals import StopRequest
+from basicsr.utils.misc import processor_name
 from basicsr.validation import Validator, ValResult
 
 STATE_FORMAT = 1
@@ -464,9 +464,4 @@ def _device_name(device: torch.device) -> str:
     """The GPU's or processor's name, as far as the system tells."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    cpu_info = Path('/proc/cpuinfo')
-    lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
-    name = next(
-        (line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.processor()
-    )
-    return f'{name or platform.machine()} ({device.type})'
+    return f'{processor_name()} ({device.type})'

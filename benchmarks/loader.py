@@ -202,20 +202,17 @@ def markdown(facts: dict[str, Any]) -> str:
     return '\n'.join([*lines, '', note])
 
 
-def _processor() -> str:
-    names = [line for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
-    return names[0].partition(':')[2].strip()
-
-
 def measure_all(args: argparse.Namespace) -> None:
     """Prepares the data, measures every setting and stores the results."""
+    from basicsr.utils.misc import processor_name
+
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
         if not (work / 'sub_bmp').is_dir():
             prepare(args.photos, work)
         results = {
             'photographs': f'{COUNT} pairs of {WIDTH}x{HEIGHT}', 'crop': CROP, 'batch': BATCH, 'workers': args.workers,
-            'rounds': args.rounds, 'cores': os.cpu_count(), 'processor': _processor(), 'opencv': cv2.__version__,
+            'rounds': args.rounds, 'cores': os.cpu_count(), 'processor': processor_name(), 'opencv': cv2.__version__,
             'results': table(work, args.peer, args.workers, args.rounds, args.seconds),
         }  # fmt: skip
     text = json.dumps(results, indent=1)

@@ -29,6 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from basicsr.utils.misc import processor_name
 from benchmarks.scaling_tables import write_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -355,10 +356,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cv2.setNumThreads(0)
     photos = load_photos(args.photos)
     size = statistics.mean(p.shape[0] * p.shape[1] for p in photos)
-    model = next((x.partition(':')[2].strip() for x in Path('/proc/cpuinfo').read_text().splitlines()
-                  if x.startswith('model name')), platform.machine())  # fmt: skip
     facts = {
-        'processor': model, 'cores': os.cpu_count(), 'photographs': len(photos), 'megapixels': round(size / MEGA, 3),
+        'processor': processor_name(), 'cores': os.cpu_count(), 'photographs': len(photos),
+        'megapixels': round(size / MEGA, 3),
         'python': platform.python_version(), 'opencv': cv2.__version__, 'stored_megabytes': args.megabytes,
     }  # fmt: skip
     if args.work is not None:

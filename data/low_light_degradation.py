@@ -17,6 +17,7 @@ import numpy as np
 
 from basicsr.registry import DEGRADATION_REGISTRY
 
+from ._camera import jpeg
 from ._fields import VIEW, Span, check_chance, check_span, clouds, draw, three, to_linear, to_srgb
 
 RED_GAIN: Span = (1.9, 2.4)  # white-balance gains over green, Brooks et al.
@@ -105,7 +106,7 @@ class LowLight:
         light = to_linear(image if gamma == 1 else _power(image, gamma))
         light = self._expose(rng, light)
         result = to_srgb(self._record(rng, light))
-        return _stored(result, draw(rng, self.quality)) if rng.random() < self.jpeg else result
+        return jpeg(result, round(draw(rng, self.quality))) if rng.random() < self.jpeg else result
 
     def _expose(self, rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
         """Linear light that reaches the sensor: less of it, of another colour, and less in places."""
@@ -182,11 +183,3 @@ def _fall_off(rng: np.random.Generator, height: int, width: int, loss: float) ->
     x = np.arange(width, dtype=np.float32) + np.float32(rng.uniform(0, wide - width) - wide / 2)
     square = (np.square(y)[:, None] + np.square(x)[None]) / np.float32((tall**2 + wide**2) / 4)
     return 1 - np.float32(loss) * square * (2 - square)
-
-
-def _stored(image: np.ndarray, quality: float) -> np.ndarray:
-    """What a JPEG file of a quality gives back, (H,W,3) float32."""
-    pixels = np.rint(image[..., ::-1] * 255).astype(np.uint8)
-    done, data = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, round(quality)])
-    assert done
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]).astype(np.float32) / np.float32(255)

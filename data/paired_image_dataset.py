@@ -9,11 +9,12 @@ import numpy as np
 
 from basicsr.errors import DataError, OptionError
 from basicsr.image_io import to_tensor
+from basicsr.image_lists import read_list
 from basicsr.image_source import Cache, ImageSource, IoBackend, open_source, parts_of
 from basicsr.registry import DATASET_REGISTRY
 from basicsr.schema import Range
 
-from ._lists import read_list
+from ._lists import stem_of_name
 from .base_dataset import BaseDataset, Phase, first_few, unique_keys
 
 
@@ -153,13 +154,13 @@ def find_pairs(
     Raises:
         DataError: The list is missing or empty, or an image has no partner; the text names set, counts and images.
     """
-    if meta_info_file is None and filename_tmpl == '{}' and _equal(gt.stems, lq.stems):
+    if meta_info_file is None and filename_tmpl == '{}' and gt.stems == lq.stems:
         return SameNames(gt.stems)
     if meta_info_file is None:
         pairs = [Pair(stem, _partner(stem, filename_tmpl)) for stem in gt.stems]
     else:
-        pairs = [Pair(*(names if len(names) == 2 else (names[0], _partner(names[0], filename_tmpl))))
-                 for names in read_list(meta_info_file, most=2)]  # fmt: skip
+        listed = ([stem_of_name(name) for name in names] for names in read_list(meta_info_file, most=2))
+        pairs = [Pair(stems[0], stems[1] if len(stems) == 2 else _partner(stems[0], filename_tmpl)) for stems in listed]
     lost_gt = [p.gt for p in pairs if p.gt not in gt or p.lq not in lq]
     used = {p.lq for p in pairs}
     lost_lq = [s for s in lq.stems if s not in used] if meta_info_file is None else []
@@ -171,10 +172,6 @@ def find_pairs(
             f'without a partner: {"; ".join(sides)}.'
         )
     return pairs
-
-
-def _equal(first: Sequence[str], second: Sequence[str]) -> bool:
-    return len(first) == len(second) and all(a == b for a, b in zip(first, second))
 
 
 def _place(gt: ImageSource, meta_info_file: str | None) -> str:

@@ -13,8 +13,8 @@ from collections import Counter
 
 from basicsr.cli import run_command
 from basicsr.errors import EXIT_FAILED, OptionError
+from basicsr.image_lists import read_list
 from basicsr.lmdb_check import Info, info, verify
-from basicsr.lmdb_journal import read_names
 from basicsr.lmdb_make import Created, create
 
 SHOWN = 3  # keys that a warning names
@@ -86,7 +86,7 @@ def _create(options: argparse.Namespace) -> int:
         crop_size=options.crop_size,
         step=options.step,
         thresh_size=options.thresh_size,
-        names=None if options.list is None else read_names(options.list),
+        names=None if options.list is None else [name for (name,) in read_list(options.list)],
         workers=options.workers,
         overwrite=options.overwrite,
         skip_bad=options.skip_bad,

@@ -16,6 +16,7 @@ import numpy as np
 from basicsr.errors import DataError, OptionError
 from basicsr.files import write_text
 from basicsr.image_io import list_images, read_image, to_uint8
+from basicsr.tools.realism_render import reduced
 from basicsr.tools.realism_score import Photographs, comparable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,13 +216,3 @@ def merged(photos: Photographs, scene_of: dict[str, str]) -> Photographs:
     for name, images in photos.items():
         together.setdefault(scene_of.get(name, name), []).extend(images)
     return together
-
-
-def reduced(image: np.ndarray, long_side: int) -> np.ndarray:
-    """An (H,W,3) image reduced by area to a longest side; one that is not larger stays as it is."""
-    height, width = image.shape[:2]
-    scale = long_side / max(height, width)
-    if scale >= 1:
-        return image
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

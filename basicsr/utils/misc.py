@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import random
 import time
 from collections.abc import Iterator
@@ -73,3 +74,11 @@ def sizeof_fmt(size: float, suffix: str = 'B') -> str:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def processor_name() -> str:
+    """The processor's name, as far as the system tells."""
+    cpu_info = Path('/proc/cpuinfo')
+    lines = cpu_info.read_text(encoding='utf-8').splitlines() if cpu_info.is_file() else []
+    names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    return next(names, '') or platform.processor() or platform.machine()
