@@ -7,10 +7,10 @@ Published code: github.com/megvii-research/NAFNet (MIT). Keys and numbers are as
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.errors import OptionError
+from basicsr.network import RestorationNetwork, Site, Visit, keep
 from basicsr.registry import ARCH_REGISTRY
 
 from .arch_util import LayerNorm2d
@@ -54,7 +54,7 @@ class NAFBlock(nn.Module):
 
 
 @ARCH_REGISTRY.register()
-class NAFNet(nn.Module):
+class NAFNet(RestorationNetwork):
     """NAFNet, a U-shaped image restorer without activation functions.
 
     A fresh network is an affine map of the image, for all its blocks are the identity; training switches them on.
@@ -72,8 +72,6 @@ class NAFNet(nn.Module):
     Raises:
         OptionError: Encoder and decoder have unlike numbers of levels.
     """
-
-    min_size = 1
 
     def __init__(
         self,
@@ -107,33 +105,30 @@ class NAFNet(nn.Module):
             channels //= 2
             self.decoders.append(_blocks(channels, num))
 
+        self.multiple_of = 2 ** len(self.encoders)
+
     @property
-    def multiple_of(self) -> int:
-        """Height and width are padded inside to a multiple of this."""
-        return 2 ** len(self.encoders)
+    def sites(self) -> dict[str, Site]:
+        """Outputs of the encoder levels (``encoders.0`` ...), of the middle and of the decoder levels."""
+        width, depth = self.intro.out_channels, len(self.encoders)
+        levels = {f'encoders.{n}': Site(width << n, 1 << n, tap=True) for n in range(depth)}
+        levels['middle_blks'] = Site(width << depth, 1 << depth, tap=True)
+        return levels | {f'decoders.{n}': Site(width << k, 1 << k) for n, k in enumerate(reversed(range(depth)))}
 
-    def forward(self, inp: Tensor) -> Tensor:
-        """Restores images (N, img_channel, H, W) of any size; the result has the same shape."""
-        height, width = inp.shape[-2:]
-        inp = self._pad(inp)
-        x = self.intro(inp)
-        skips = []
-        for encoder, down in zip(self.encoders, self.downs):
-            x = encoder(x)
-            skips.append(x)
-            x = down(x)
-        x = self.middle_blks(x)
-        for up, decoder, skip in zip(self.ups, self.decoders, reversed(skips)):
-            x = decoder(up(x) + skip)
-        return (self.ending(x) + inp)[..., :height, :width]
+    def encode(self, x: Tensor, visit: Visit = keep) -> list[Tensor]:
+        """Outputs of the encoder levels, then that of the middle blocks."""
+        x, features = self.intro(x), []
+        for n, (encoder, down) in enumerate(zip(self.encoders, self.downs)):
+            features.append(visit(f'encoders.{n}', encoder(x)))
+            x = down(features[-1])
+        return [*features, visit('middle_blks', self.middle_blks(x))]
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Adds zeros below and to the right, as published.
-
-        Without a branch for sizes that need none: tracing would fix its outcome in an exported network.
-        """
-        bottom, right = -x.shape[-2] % self.multiple_of, -x.shape[-1] % self.multiple_of
-        return F.pad(x, (0, right, 0, bottom))
+    def decode(self, x: Tensor, features: list[Tensor], visit: Visit = keep) -> Tensor:
+        """Goes up again; the skips are added, and the image is added to the last convolution's output."""
+        *skips, y = features
+        for n, (up, decoder) in enumerate(zip(self.ups, self.decoders)):
+            y = visit(f'decoders.{n}', decoder(up(y) + skips[-1 - n]))
+        return self.ending(y) + x
 
 
 def _blocks(channels: int, num: int) -> nn.Sequential:
