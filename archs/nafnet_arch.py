@@ -14,12 +14,21 @@ from basicsr.network import RestorationNetwork, Site, Visit, keep
 from basicsr.registry import ARCH_REGISTRY
 
 from .arch_util import LayerNorm2d
+from .fused_ops import add_scaled, channel_mean, gated_attention, simple_gate
 
 
-def simple_gate(x: Tensor) -> Tensor:
-    """Multiplies the first half of the channels by the second: the only non-linearity beside the attention."""
-    first, second = x.chunk(2, dim=1)
-    return first * second
+class ChannelMean(nn.Module):
+    """Means of the channels: over the whole image, or over a window around each pixel.
+
+    Attributes:
+        window: Height and width of the window in pixels of the feature map; None for the whole.
+    """
+
+    window: tuple[int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N,C,H,W) to means (N,C,1,1), or (N,C,H,W) where a window is smaller than the features."""
+        return channel_mean(x, self.window)
 
 
 class NAFBlock(nn.Module):
@@ -37,7 +46,7 @@ class NAFBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, wide, 1)
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
         self.conv3 = nn.Conv2d(channels, channels, 1)
-        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.sca = nn.Sequential(ChannelMean(), nn.Conv2d(channels, channels, 1))
         self.conv4 = nn.Conv2d(channels, wide, 1)
         self.conv5 = nn.Conv2d(channels, channels, 1)
         self.norm1 = LayerNorm2d(channels)
@@ -47,10 +56,10 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, channels, H, W) to the same shape."""
-        y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
-        x = x + self.conv3(y * self.sca(y)) * self.beta
+        y = gated_attention(self.conv2(self.conv1(self.norm1(x))), self.sca[1], self.sca[0].window)
+        x = add_scaled(x, y, self.conv3, self.beta)
         y = simple_gate(self.conv4(self.norm2(x)))
-        return x + self.conv5(y) * self.gamma
+        return add_scaled(x, y, self.conv5, self.gamma)
 
 
 @ARCH_REGISTRY.register()
@@ -129,6 +138,47 @@ class NAFNet(RestorationNetwork):
         for n, (up, decoder) in enumerate(zip(self.ups, self.decoders)):
             y = visit(f'decoders.{n}', decoder(up(y) + skips[-1 - n]))
         return self.ending(y) + x
+
+    def localize(self, window: int | None) -> None:
+        """Means of the channel attention over ``window`` x ``window`` image pixels (TLC), or of the whole."""
+        self._set_windows(None if window is None else (window, window))
+
+    def _set_windows(self, window: tuple[int, int] | None) -> None:
+        """Gives every block its window, which shrinks with the level."""
+        levels = [*zip(self.encoders, range(len(self.encoders))), (self.middle_blks, len(self.encoders))]
+        levels += zip(self.decoders, reversed(range(len(self.decoders))))
+        for blocks, level in levels:
+            for block in blocks:
+                block.sca[0].window = window and tuple(max(1, side >> level) for side in window)
+
+
+@ARCH_REGISTRY.register()
+class NAFNetLocal(NAFNet):
+    """NAFNet whose channel attention looks at windows of 1.5 times the training crop (TLC), the published test variant.
+
+    The same weights and keys as NAFNet. The authors report its figures for GoPro (docs of the published code).
+    Chu et al., ECCV 2022, arXiv:2112.04491; github.com/megvii-research/TLC (MIT).
+
+    Args:
+        img_channel: Channels of the image.
+        width: Channels at full resolution; each level down doubles them.
+        middle_blk_num: Blocks at the lowest resolution.
+        enc_blk_nums: Blocks of each encoder level, from full resolution down.
+        dec_blk_nums: Blocks of each decoder level, from the lowest resolution up.
+        train_size: Shape (N, C, H, W) of the training crops.
+    """
+
+    def __init__(
+        self,
+        img_channel: int = 3,
+        width: int = 16,
+        middle_blk_num: int = 1,
+        enc_blk_nums: list[int] = [],  # noqa: B006  (the published default, only read)
+        dec_blk_nums: list[int] = [],  # noqa: B006
+        train_size: tuple[int, int, int, int] = (1, 3, 256, 256),
+    ) -> None:
+        super().__init__(img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums)
+        self._set_windows((train_size[2] * 3 // 2, train_size[3] * 3 // 2))
 
 
 def _blocks(channels: int, num: int) -> nn.Sequential:

@@ -19,6 +19,7 @@ import basicsr
 from basicsr import checkpoint
 from basicsr.errors import OptionError, QualIRError
 from basicsr.logger import get_root_logger
+from basicsr.memory import keep_freed_memory
 from basicsr.options import dump, find_file
 from basicsr.run_folder import RunFolder
 from basicsr.sections import Options
@@ -55,6 +56,8 @@ def make_accelerator(options: Options, launcher: str = 'none') -> Accelerator:
     handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
     if world_size > 1:
         handlers.append(InitProcessGroupKwargs(backend=options.dist.backend or ('gloo' if cpu else 'nccl')))
+    if cpu and train:
+        keep_freed_memory()
     accelerator = Accelerator(cpu=cpu, mixed_precision=PRECISION[precision], kwargs_handlers=handlers)
     deterministic = bool(train and train.deterministic)
     torch.use_deterministic_algorithms(deterministic)

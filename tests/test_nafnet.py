@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from basicsr.archs import build_network
 from basicsr.archs.arch_util import LayerNorm2d
-from basicsr.archs.nafnet_arch import NAFBlock, NAFNet
+from basicsr.archs.nafnet_arch import NAFBlock, NAFNet, NAFNetLocal
 from basicsr.errors import OptionError
 from tests.golden.recipe import fill, image
 
@@ -184,3 +184,50 @@ def test_output_on_a_gpu(memory_format):
     net = fill(NAFNet(**SMALL)).to('cuda', torch.float64, memory_format=memory_format)
     x = image((2, 3, 13, 19), 1).to('cuda', memory_format=memory_format)
     np.testing.assert_allclose(net(x).detach().cpu(), np.load(GOLDEN / 'nafnet.npz')['13x19'], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('size', ['16x16', '40x56', '13x70', '24x20'])
+@pytest.mark.parametrize('by', ['class', 'localize'])
+def test_windowed_means_are_the_published_ones(size, by):
+    if by == 'class':
+        net = NAFNetLocal(**SMALL, train_size=(1, 3, 16, 16))
+    else:
+        net = NAFNet(**SMALL)
+        net.localize(24)
+    net = fill(net).double().eval()
+    h, w = map(int, size.split('x'))
+    x, wanted = image((2, 3, h, w), 1), np.load(GOLDEN / 'nafnet_local.npz')[size]
+    with torch.inference_mode():
+        np.testing.assert_allclose(net(x), wanted, rtol=0, atol=1e-6)  # windowed sums are float64, as theirs
+        net.localize(None)
+        whole = net(x)
+    assert np.allclose(whole, wanted, rtol=0, atol=1e-6) == (max(h, w) <= 24)
+
+
+def test_local_variant_has_the_keys_of_the_plain_one():
+    assert keys(NAFNetLocal(**SMALL)) == FACTS['small']['keys']
+
+
+def test_sites_are_visited_in_their_order_with_their_shapes_and_may_be_changed(tiny):
+    x = torch.rand(1, 3, 13, 18)
+    seen = []
+
+    def note(name, feature):
+        seen.append((name, feature.shape[1], 16 // feature.shape[2]))
+        return feature
+
+    with torch.inference_mode():
+        plain = tiny(x)
+        assert torch.equal(tiny(x, note), plain)
+        assert seen == [(name, site.channels, site.stride) for name, site in tiny.sites.items()]
+        taps = tiny.read_taps(x)
+        assert list(taps) == list(tiny.taps) == ['encoders.0', 'encoders.1', 'middle_blks']
+        for place in tiny.sites:
+            changed = tiny(x, lambda name, feature, place=place: feature * 2 if name == place else feature)
+            assert not torch.allclose(changed, plain), place
+        features = tiny.encode(tiny.pad(x))
+        kept = [f.clone() for f in features]
+        again = [tiny.decode(tiny.pad(x), features)[..., :13, :18] for _ in range(2)]
+    assert torch.equal(again[0], plain)
+    assert torch.equal(again[1], plain)
+    assert all(torch.equal(a, b) for a, b in zip(features, kept))
