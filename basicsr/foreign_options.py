@@ -1,6 +1,7 @@
 """Advice for option files of BasicSR, NAFNet and Restormer: what a key or type is called here, or why it is gone.
 
-Facts from github.com/XPixelGroup/BasicSR (8d56e3a), megvii-research/NAFNet (2b4af71) and swz30/Restormer (df766d5).
+Facts from github.com/XPixelGroup/BasicSR (8d56e3a), megvii-research/NAFNet (2b4af71) and swz30/Restormer (df766d5);
+for local statistics, megvii-research/TLC (8e87983).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Advice:
 _RGB = 'Remove it: images are RGB in [0,1], and a network that wants another range normalises inside.'
 _GAN = 'Remove it: training against a discriminator is not offered.'
 _NOISE = 'Remove it: degradations says what is done to an image, such as [{type: Noise, sigma: [15, 50]}].'
-_WHOLE = 'Remove it: whole images are validated, one by one, shared out over the processes.'
+_WINDOW = 'Remove it: val.tlc is the side of the window in pixels, by default 1.5 times train_size in other toolboxes.'
+_PADDED = 'Remove it: every network pads its input to the multiple it needs.'
 _NAFNET = 'Remove it: NAFNet has no such argument (its blocks widen by 2).'
 
 # section or registry (and type) -> key -> advice
@@ -40,7 +42,7 @@ KEYS: dict[str, dict[str, str]] = {
         'use_tb_logger': 'Write it in section logger.',
         'find_unused_parameters': 'Write it in section dist_params.',
         'save_img': 'Write it in section val.',
-        'suffix': 'Remove it: results are saved under the name of the image.',
+        'suffix': 'Write it in section val.',
         'crop_border': 'Write it in the block of each metric, val.metrics.',
         'is_train': 'Remove it: section train says so.',
         'dist': 'Remove it: start with torchrun.',
@@ -81,7 +83,9 @@ KEYS: dict[str, dict[str, str]] = {
         'filename_tmpl': 'Remove it: there are no files of degraded images.',
         'meta_info_file': 'Remove it: all images of dataroot_gt are used.',
     },
-    'arch NAFNet': {'train_size': _NAFNET, 'fast_imp': _NAFNET, 'dw_expand': _NAFNET, 'ffn_expand': _NAFNET},
+    'arch NAFNet': {'train_size': _WINDOW, 'fast_imp': _WINDOW, 'dw_expand': _NAFNET, 'ffn_expand': _NAFNET},
+    'arch NAFNetLocal': {'base_size': _WINDOW, 'fast_imp': 'Remove it: windows are always computed exactly.'},
+    'arch Restormer': {'train_size': _WINDOW, 'base_size': _WINDOW, 'fast_imp': _WINDOW, 'padder_size': _PADDED},
     'metric': {'better': 'Remove it: every metric knows which way it points.'},
     'train': {
         'niter': 'Write total_iter.',
@@ -98,13 +102,12 @@ KEYS: dict[str, dict[str, str]] = {
         'net_d_init_iters': _GAN,
     },
     'val': {
-        'window_size': 'Remove it: every network pads its input to the multiple it needs.',
+        'window_size': _PADDED,
         'rgb2bgr': 'Remove it: images are RGB throughout and are written as such.',
         'use_image': 'Remove it: metrics are always computed on 8-bit images.',
-        'max_minibatch': _WHOLE,
-        'grids': _WHOLE,
-        'trans_num': 'Remove it: images are validated as they are, without self-ensemble.',
-        'suffix': 'Remove it: images are saved as visualization/<set>/<image>_<iteration>.png.',
+        'max_minibatch': 'Write tile_batch.',
+        'grids': 'Write tile: auto, or the side of a tile in pixels; without it whole images are validated.',
+        'trans_num': 'Write self_ensemble: true in place of 8; without it images are validated as they are.',
     },
     'logger': {'wandb_project': 'Write wandb: {project: ...}.'},
     'path': {
@@ -169,7 +172,10 @@ TYPES: dict[str, dict[str, Advice]] = {
         **dict.fromkeys(('RealESRGANDataset', 'RealESRGANPairedDataset'), _BLIND),
     },
     'arch': {
-        'NAFNetLocal': Advice('write NAFNet: the weights are the same (Local pools in windows in tests).', 'NAFNet'),
+        'RestormerLocal': Advice(
+            'write Restormer, whose weights are the same, and val.tlc: 1.5 times the training crop, for its windows.',
+            'Restormer',
+        ),
         'Baseline': Advice('write NAFNet, its successor.', 'NAFNet'),
         'BaselineLocal': Advice('write NAFNet, its successor.', 'NAFNet'),
     },

@@ -113,10 +113,17 @@ datasets:
     dataroot_lq: ./b/input
     io_backend: {type: disk}
 network_g:
-  type: RestormerOfAnotherPlace
+  type: Restormer
   inp_channels: 3
+  out_channels: 3
+  dim: 48
   num_blocks: [4, 6, 6, 8]
+  num_refinement_blocks: 4
+  heads: [1, 2, 4, 8]
+  ffn_expansion_factor: 2.66
+  bias: False
   LayerNorm_type: WithBias
+  dual_pixel_task: False
 path: {pretrain_network_g: ~, strict_load_g: true, resume_state: ~}
 train:
   total_iter: 3000
@@ -214,7 +221,6 @@ CHANGES = {
         'model_type': 'RestorationModel',
         'datasets.train.use_flip': 'use_hflip',
         'datasets.train.prefetch_mode': 'drop',
-        'network_g.type': 'NAFNet',
         'val.use_image': 'drop',
         'val.max_minibatch': 'drop',
         'val.metrics.ssim.type': 'calculate_ssim',
@@ -226,7 +232,6 @@ CHANGES = {
         'datasets.train.geometric_augs': 'drop',
         'datasets.train.prefetch_mode': 'drop',
         'datasets.val.type': 'PairedImageDataset',
-        'network_g.type': {'type': 'NAFNet', 'width': 32},
         'train.mixing_augs': 'drop',
         'val.window_size': 'drop',
         'val.rgb2bgr': 'drop',
@@ -279,8 +284,6 @@ def apply(values, changes):
             del block[last]
         elif dotted == 'datasets.train.use_flip':
             block[change] = block.pop(last)
-        elif isinstance(change, dict):  # a network of another sort: its whole block changes
-            values['network_g'] = change
         else:
             block[last] = change
     return values
