@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from basicsr.errors import OptionError
 
 from .arch_util import LayerNorm2d
+from .fused_attention import can_fuse_attention, fused_channel_attention
+from .fused_ops import aligned_feed_forward
 from .precision import full_precision
 
 NormType = Literal['WithBias', 'BiasFree']
@@ -74,8 +76,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, channels, H, W) to the same shape."""
-        gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
-        return self.project_out(F.gelu(gate) * value)
+        return aligned_feed_forward(x, self.project_in, self.dwconv, self.project_out)
 
 
 def depthwise_after_pointwise(channels: int, out_channels: int, bias: bool) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -203,7 +204,10 @@ class ChannelAttention(HeadedAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, channels, H, W) to the same shape."""
-        return self.attend(*self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1))
+        qkv = self.qkv_dwconv(self.qkv(x))
+        if self.window is None and can_fuse_attention(qkv):
+            return fused_channel_attention(qkv, self.temperature, self.project_out)
+        return self.attend(*qkv.chunk(3, dim=1))
 
 
 class TransformerBlock(nn.Module):

@@ -7,8 +7,10 @@ plain containers only.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +70,57 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def select_weights(
-    content: Mapping[str, Any], path: str | Path, key: str | None = None
-) -> tuple[dict[str, torch.Tensor], str]:
+@dataclass(frozen=True)
+class Weights:
+    """Weights found in a checkpoint, and where.
+
+    Attributes:
+        tensors: The weights, without wrapper prefixes.
+        entry: Entry of the file they were taken from; None when the file itself is the weights.
+        prefixes: Wrapper prefixes that were removed, outermost first.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    entry: str | None
+    prefixes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        where = f"entry '{self.entry}'" if self.entry else 'the whole file'
+        return where + ''.join(f", prefix '{p}' removed" for p in self.prefixes)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded into a network, and from where.
+
+    Attributes:
+        file: The weight file.
+        entry: As in :class:`Weights`.
+        prefixes: As in :class:`Weights`.
+        matched: How many of the network's tensors were taken from the file.
+        tensors: How many tensors the network has.
+        iteration: Iteration at which the file says it was saved; None when it does not say.
+    """
+
+    file: str
+    entry: str | None
+    prefixes: tuple[str, ...]
+    matched: int
+    tensors: int
+    iteration: int | None
+
+    def __str__(self) -> str:
+        taken = Weights({}, self.entry, self.prefixes)
+        return f'{self.file}: {taken}; {self.matched} of {self.tensors} tensors loaded'
+
+
+def find_weights(content: Mapping[str, Any], path: str | Path, key: str | None = None) -> Weights:
     """Finds the weights in a checkpoint of any common layout.
 
     Args:
         content: What :func:`read` returned.
         path: Its file, for messages.
         key: Entry to take; None takes the first of :data:`ENTRIES` that is there, else the file itself.
-
-    Returns:
-        The weights with wrapper prefixes (``module.``, ``net.``) removed, and a phrase that says what was taken.
 
     Raises:
         CheckpointError: There is no such entry, or it holds no tensors.
@@ -91,37 +132,61 @@ def select_weights(
     weights = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)} if isinstance(weights, Mapping) else {}
     if not weights:
         raise CheckpointError(f'Checkpoint {path} holds no weights' + (f" under '{entry}'." if entry else '.'))
-    taken = f"entry '{entry}'" if entry else 'the whole file'
+    removed = []
     for prefix in PREFIXES * 2:
         if all(k.startswith(prefix) for k in weights):
             weights = {k.removeprefix(prefix): v for k, v in weights.items()}
-            taken += f", prefix '{prefix}' removed"
-    return weights, taken
+            removed.append(prefix)
+    return Weights(weights, entry, tuple(removed))
 
 
 def load_network(net: nn.Module, path: str | Path, strict: bool = True, key: str | None = None) -> str:
+    """As :func:`load_weights`; returns one line that says what was taken and how much of it matched."""
+    return str(load_weights(net, path, strict, key))
+
+
+def load_weights(net: nn.Module, path: str | Path, strict: bool = True, key: str | None = None) -> Loaded:
     """Loads weights into a network.
 
     Args:
         net: The network.
         path: The weight file.
         strict: Whether every key and shape must match. Without it, what matches is loaded.
-        key: Entry of the file, see :func:`select_weights`.
+        key: Entry of the file, see :func:`find_weights`.
 
     Returns:
-        One line that says what was taken and how much of it matched.
+        What was taken and how much of it matched; as text, one line.
 
     Raises:
         CheckpointError: Not readable, or of another network: the first keys that differ on either side are named. No
             match at all is an error even when not strict.
     """
-    weights, taken = select_weights(read(path), path, key)
-    own = net.state_dict()
+    content = read(path)
+    found = find_weights(content, path, key)
+    weights, own = found.tensors, net.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     if not fitting or (strict and (len(fitting) < len(own) or len(weights) > len(own))):
-        raise CheckpointError(_mismatch_text(path, taken, weights, own, fitting))
+        raise CheckpointError(_mismatch_text(path, str(found), weights, own, fitting))
     net.load_state_dict(fitting, strict=False)
-    return f'{path}: {taken}; {len(fitting)} of {len(own)} tensors loaded'
+    iteration = content.get('iter')
+    iteration = iteration if isinstance(iteration, int) else None
+    return Loaded(str(path), found.entry, found.prefixes, len(fitting), len(own), iteration)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a weight file, in hexadecimal digits.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, 'rb') as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f'Checkpoint {path} cannot be read: {error.strerror}.') from error
+    return digest.hexdigest()
 
 
 def _mismatch_text(path: str | Path, taken: str, weights: dict, own: dict, fitting: dict) -> str:

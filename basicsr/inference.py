@@ -1,7 +1,7 @@
 """Restores photographs: ``python basicsr/inference.py -m net_g_latest.pth -i photo.jpg -o restored/``.
 
 The weight file says which network it belongs to; one of another toolbox needs an option file with
-that block (``-opt``).
+that block (``-opt``). Results are PNG files of the depth of the photograph; grey stays grey, and alpha is kept.
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ if __name__ == '__main__' and not __package__:  # run as a script: import from t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basicsr.cli import run_command
-from basicsr.errors import DataError, OptionError
+from basicsr.errors import OptionError, QualIRError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from basicsr.sections import ValOptions
+    from basicsr.tiling import Restorer
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,39 +36,111 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('-opt', '--opt', metavar='FILE', help='option file whose network_g describes the weights')
     parser.add_argument('--device', default=None, help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     parser.add_argument('--overwrite', action='store_true', help='replace results that are already there')
+    _add_restorer_arguments(parser.add_argument_group('how photographs go through the network'))
     return parser.parse_args(arguments)
+
+
+def _add_restorer_arguments(group: Any) -> None:
+    """The arguments that stand for keys of section ``val``."""
+    group.add_argument(
+        '--tile', type=_tile, default='auto', metavar='auto|none|N',
+        help='side of the tiles in pixels; auto: whole where it surely fits into memory; none: whole (default: auto)',
+    )  # fmt: skip
+    group.add_argument('--tile_overlap', type=int, metavar='N', help='pixels by which tiles overlap (default: 64)')
+    group.add_argument('--tile_batch', type=int, metavar='N', help='tiles at once through the network (default: 1)')
+    group.add_argument('--self_ensemble', action='store_true', help='average over 8 turned and mirrored versions')
+    group.add_argument('--tlc', type=_pixels, metavar='PX', help='statistics over a window instead of the whole image')
+    half = group.add_mutually_exclusive_group()
+    half.add_argument('--bf16', action='store_true', help='compute in bfloat16')
+    half.add_argument('--fp16', action='store_true', help='compute in float16, on a GPU')
+
+
+def _tile(text: str) -> int | str | None:
+    if text in ('auto', 'none'):
+        return 'auto' if text == 'auto' else None
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not auto, none or a number of pixels")
+    return int(text)
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of pixels")
+    return int(text)
+
+
+def _val_options(args: argparse.Namespace) -> ValOptions:
+    """The arguments as section ``val`` holds them."""
+    from basicsr.sections import ValOptions
+
+    numbers = {k: getattr(args, k) for k in ('tile_overlap', 'tile_batch') if getattr(args, k) is not None}
+    precision = 'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'
+    return ValOptions(
+        tile=args.tile, self_ensemble=args.self_ensemble, tlc=args.tlc, precision=precision, **numbers
+    )  # fmt: skip
 
 
 def restore(args: argparse.Namespace) -> int:
     """Restores every photograph. Returns the exit code: 0 only if all of them were restored."""
-    import torch
-
+    from basicsr.evaluation import open_restorer
     from basicsr.logger import get_root_logger
 
     logger = get_root_logger()
     jobs = _jobs(Path(args.input), Path(args.output), args.overwrite)
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = _device(args.device)
     net = _load_network(args.model, args.opt).to(device).eval()
     failed = 0
-    for source, target in jobs:
-        try:
-            _restore_one(net, source, target, device)
-            logger.info(f'{source} -> {target}')
-        except DataError as error:
-            failed += 1
-            logger.error(str(error))
-    logger.info(f'{len(jobs) - failed} of {len(jobs)} photographs restored.')
+    with open_restorer(net, device, _val_options(args)) as restorer:
+        for source, target in jobs:
+            try:
+                _restore_one(restorer, source, target)
+                logger.info(f'{source} -> {target}')
+            except QualIRError as error:  # a bad photograph, or no memory for it
+                failed += 1
+                logger.error(str(error))
+            except OSError as error:
+                failed += 1
+                logger.error(f"'{target}' cannot be written: {error.strerror or error}.")
+    how = restorer.describe() + (f', TLC window {args.tlc} px' if args.tlc else '')
+    logger.info(f'{len(jobs) - failed} of {len(jobs)} photographs restored ({how}).')
     return 1 if failed else 0
 
 
-def _restore_one(net: Any, source: Path, target: Path, device: str) -> None:
+def _restore_one(restorer: Restorer, source: Path, target: Path) -> None:
+    """Restores one photograph at its own depth; grey is written as grey again, and alpha as it was."""
+    from basicsr.image_io import read_pixels, write_image
+
+    pixels = read_pixels(source, 'unchanged')
+    write_image(target, _restored(restorer, pixels))
+
+
+def _restored(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
+    import cv2
+    import numpy as np
+
+    if pixels.ndim == 2:
+        return cv2.cvtColor(restorer.pixels(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)), cv2.COLOR_RGB2GRAY)
+    if pixels.shape[2] == 3:
+        return restorer.pixels(pixels)
+    colours = restorer.pixels(np.ascontiguousarray(pixels[..., :3]))
+    return np.dstack([colours, pixels[..., 3]])
+
+
+def _device(name: str | None) -> str:
+    """The device to use.
+
+    Raises:
+        OptionError: There is no such device.
+    """
     import torch
 
-    from basicsr.image_io import read_image, to_tensor, to_uint8, write_image
-
-    image = to_tensor(read_image(source))[None].to(device)
-    with torch.inference_mode():
-        write_image(target, to_uint8(net(image)[0].float().cpu()))
+    name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by what is wrong
+        reason = (str(error).splitlines() or [''])[0].rstrip('.')
+        raise OptionError(f'--device {name} cannot be used: {reason}.') from error
+    return name
 
 
 def _jobs(source: Path, folder: Path, overwrite: bool) -> list[tuple[Path, Path]]:

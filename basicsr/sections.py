@@ -118,17 +118,31 @@ class ValOptions:
 
     Attributes:
         val_freq: Iterations between validations; validation also runs after the last iteration.
-        save_img: Whether to save the restored images of every validation.
+        save_img: Whether to save the restored images of every validation, or of a test.
+        suffix: What a test puts after the name of a saved image, name_suffix.png; null puts nothing.
         metrics: One block a metric; the label is the metric's name (psnr) or begins with it (psnr_y).
         report: Whether to write report.html when training ends; it saves the images it needs.
-        pbar: Whether the live bar counts the images of a validation.
+        pbar: Whether the live bar counts the images of a validation or test.
+        tile: Side of the tiles in pixels; auto takes whole images where they surely fit; null always takes whole ones.
+        tile_overlap: Pixels by which neighbouring tiles overlap, where they are blended.
+        tile_batch: Tiles that go through the network at once.
+        self_ensemble: Whether to average over 8 turned and mirrored versions of an image, which takes 8 times as long.
+        tlc: Side in pixels of a window that replaces the whole image in the network's statistics; null for none.
+        precision: Number format of the network; metrics are computed in float32 or finer.
     """
 
     val_freq: Count | None = None
     save_img: bool = False
+    suffix: str | None = None
     metrics: dict[str, Annotated[dict, Block('metric')]] = field(default_factory=dict)
     report: bool = True
     pbar: bool = True
+    tile: Literal['auto'] | Count | None = None
+    tile_overlap: Natural = 64
+    tile_batch: Count = 1
+    self_ensemble: bool = False
+    tlc: Count | None = None
+    precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
 
 
 @dataclass

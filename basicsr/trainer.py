@@ -50,6 +50,7 @@ class Trainer:
 
     Raises:
         DataError: The training set is smaller than a batch.
+        OptionError: The network cannot be run as section ``val`` says.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Trainer:
         check_size(self.train_set, self.train_block, accelerator.num_processes)
         self.validators = [
             Validator(
-                datasets[o.key], o, options.val.metrics, folder.visualization, accelerator.device,
+                datasets[o.key], o, options.val, folder.visualization, accelerator.device,
                 accelerator.process_index, accelerator.num_processes, gather_object,
             )
             for o in options.of_phase('val')
         ]  # fmt: skip
+        for validator in self.validators:
+            validator.check(self.model.evaluation_network())
         self.best: dict[str, dict[str, float]] = {}
         self.batches: list[dict[str, Any]] = []
         self.lr = math.nan

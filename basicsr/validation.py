@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from basicsr.errors import DataError
+from basicsr.evaluation import Protocol, open_restorer
 from basicsr.image_io import to_uint8, write_image
 from basicsr.loader import batches, eval_loader
 from basicsr.registry import METRIC_REGISTRY
-from basicsr.sections import DatasetOptions
+from basicsr.sections import DatasetOptions, ValOptions
+from basicsr.tiling import Restorer
 
 REPORT_IMAGES = 60  # a set up to this size has all its images saved for the report; of a larger one, the first
 
@@ -30,12 +32,22 @@ class ImageResult:
         task: Its degradation, or an empty text.
         metrics: Scores of the output.
         input_metrics: Scores of the degraded input; empty when it differs in size from the clean image.
+        height: Of the output, in pixels.
+        width: Of the output, in pixels.
+        seconds: How long the network took.
     """
 
     key: str
     task: str
     metrics: dict[str, float]
     input_metrics: dict[str, float]
+    height: int
+    width: int
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """The image as a part of the run's history."""
+        return {'key': self.key, 'task': self.task, 'metrics': self.metrics, 'input_metrics': self.input_metrics}
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class ValResult:
         iteration: When it was validated.
         seconds: How long that took.
         images: The images, in the order of the set.
-        protocol: How the scores were computed, in words.
+        protocol: How the scores were computed.
         higher_better: Which way each metric points.
     """
 
@@ -55,7 +67,7 @@ class ValResult:
     iteration: int
     seconds: float
     images: list[ImageResult]
-    protocol: str
+    protocol: Protocol
     higher_better: dict[str, bool]
 
     @property
@@ -63,26 +75,30 @@ class ValResult:
         """Mean scores of the outputs."""
         return mean_scores([i.metrics for i in self.images])
 
+    def summary(self) -> dict[str, Any]:
+        """Mean scores of the whole set and of each task."""
+        tasks = {t: [i for i in self.images if i.task == t] for t in sorted({i.task for i in self.images})}
+        per_task = {t: {'n': len(images), **_means(images)} for t, images in tasks.items() if t}
+        return {**_means(self.images), 'per_task': per_task}
+
     def record(self) -> dict[str, Any]:
         """The set as a line of the run's history."""
-        tasks = {t: [i for i in self.images if i.task == t] for t in sorted({i.task for i in self.images})}
         return {
             'kind': 'val', 'iter': self.iteration, 'dataset': self.dataset, 'seconds': round(self.seconds, 3),
-            **_summary(self.images),
-            'per_task': {t: {'n': len(images), **_summary(images)} for t, images in tasks.items() if t},
-            'images': [asdict(i) for i in self.images],
-            'protocol': self.protocol,
+            **self.summary(),
+            'images': [i.record() for i in self.images],
+            'protocol': str(self.protocol),
             'higher_better': self.higher_better,
         }  # fmt: skip
 
-    def line(self) -> str:
+    def line(self, title: str = 'Validation') -> str:
         """The set as a line of the log."""
         before = mean_scores([i.input_metrics for i in self.images])
         scores = [f'{k} {f"{before[k]:.4f} -> " if k in before else ""}{v:.4f}' for k, v in self.metrics.items()]
-        return f'Validation {self.dataset}, {len(self.images)} images, {self.seconds:.1f} s: {", ".join(scores)}'
+        return f'{title} {self.dataset}, {len(self.images)} images, {self.seconds:.1f} s: {", ".join(scores)}'
 
 
-def _summary(images: list[ImageResult]) -> dict[str, dict[str, float]]:
+def _means(images: list[ImageResult]) -> dict[str, dict[str, float]]:
     return {
         'metrics': mean_scores([i.metrics for i in images]),
         'input_metrics': mean_scores([i.input_metrics for i in images]),
@@ -102,7 +118,7 @@ class Validator:
     Args:
         dataset: The data set.
         options: Its checked block.
-        metrics: Blocks of ``val.metrics``.
+        val: Section ``val``: the metrics, and how images go through the network.
         folder: Where images go.
         device: Where the network is.
         rank: This process; it takes every ``world_size``-th image.
@@ -111,70 +127,91 @@ class Validator:
     """
 
     def __init__(
-        self, dataset: Dataset, options: DatasetOptions, metrics: dict[str, dict[str, Any]], folder: Path,
+        self, dataset: Dataset, options: DatasetOptions, val: ValOptions, folder: Path,
         device: torch.device, rank: int = 0, world_size: int = 1, gather: Callable[[list], list] = list,
     ) -> None:  # fmt: skip
-        self.options, self.folder, self.device = options, folder / options.name, device
-        self.metrics = {label: (METRIC_REGISTRY.get(block['type']), block) for label, block in metrics.items()}
+        self.options, self.val, self.folder, self.device = options, val, folder / options.name, device
+        self.metrics = {label: (METRIC_REGISTRY.get(block['type']), block) for label, block in val.metrics.items()}
         self.loader = eval_loader(dataset, options, rank, world_size, options.loader.num_worker_per_gpu)
         self.rank, self.world_size, self.gather = rank, world_size, gather
         self._input_scores: dict[str, dict[str, float]] = {}  # they never change, so they are computed once
 
-    @torch.inference_mode()
+    def check(self, net: nn.Module) -> None:
+        """Makes sure, before any work, that a network can be run as section ``val`` says.
+
+        Raises:
+            OptionError: It cannot.
+        """
+        with open_restorer(net, self.device, self.val):
+            pass
+
     def run(
         self, net: nn.Module, iteration: int, save_img: bool = False, examples: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None, suffix: str | None = None,
     ) -> ValResult:  # fmt: skip
         """Validates a network.
 
         Args:
             net: Maps (N,3,H,W) in [0,1] to the restored image; is put into evaluation mode and back.
-            iteration: For file names and the record.
+            iteration: For the record.
             save_img: Whether to save every restored image.
             examples: Whether to save images with input and clean image for the report.
             progress: Is told after each image how many are done, and of how many, by this process.
+            suffix: What follows the image's name in the name of its file; None takes the iteration.
 
         Raises:
             DataError: An image cannot be read, or a metric needs a clean image that the set does not have.
+            OptionError: The network cannot be run as section ``val`` says.
         """
         was_training, start = net.training, time.perf_counter()
+        ending = f'_{iteration}' if suffix is None else f'_{suffix}' if suffix else ''
         net.eval()
         try:
-            results = []
-            for image in self._images(net, iteration, save_img, examples):
-                results.append(image)
-                if progress is not None:
-                    progress(len(results), len(self.loader))
+            with open_restorer(net, self.device, self.val) as restorer, torch.inference_mode():
+                results = []
+                for image in self._images(restorer, ending, save_img, examples):
+                    results.append(image)
+                    if progress is not None:
+                        progress(len(results), len(self.loader))
         finally:
             net.train(was_training)
-        ordered = _interleave(self.gather([results]))
+        shards = self.gather([(results, restorer.describe())])
+        ways = ' / '.join(dict.fromkeys(way for _, way in shards))  # ranks with unlike memory may differ
         higher = {label: bool(f.higher_better) for label, (f, _) in self.metrics.items()}
-        seconds = time.perf_counter() - start
-        return ValResult(self.options.name, iteration, seconds, ordered, self.protocol(), higher)
+        images, seconds = _interleave([shard for shard, _ in shards]), time.perf_counter() - start
+        return ValResult(self.options.name, iteration, seconds, images, self.protocol(ways), higher)
 
-    def protocol(self) -> str:
-        """How the scores are computed, in words."""
-        parts = []
-        for label, (_, block) in self.metrics.items():
-            colour = 'Y channel' if block.get('test_y_channel') else 'RGB'
-            crop = f'{block["crop_border"]} px cropped' if block.get('crop_border') else 'no crop'
-            parts.append(f'{label}: {block["type"]}, {colour}, {crop}')
-        return '; '.join([*parts, '8-bit rounding, whole images'])
+    def protocol(self, images: str) -> Protocol:
+        """How the scores are computed.
 
-    def _images(self, net: nn.Module, iteration: int, save_img: bool, examples: bool) -> Iterator[ImageResult]:
+        Args:
+            images: How the images went through the network, in words.
+        """
+        return Protocol(self.val.metrics, images, self.val.self_ensemble, self.val.tlc, self.val.precision)
+
+    def _images(self, restorer: Restorer, ending: str, save_img: bool, examples: bool) -> Iterator[ImageResult]:
         for number, batch in enumerate(batches(self.loader)):
             key, task = batch['key'][0], batch.get('task', [''])[0]
             lq = batch['lq'].to(self.device, non_blocking=True)
             gt = batch['gt'].to(self.device, non_blocking=True) if 'gt' in batch else None
-            output = net(lq).float()
+            output, seconds = self._restored(restorer, lq)
             example = examples and number * self.world_size < REPORT_IMAGES
             if save_img or example:
-                write_image(self.folder / f'{key}_{iteration}.png', to_uint8(output[0]))
+                write_image(self.folder / f'{key}{ending}.png', to_uint8(output[0]))
             if example:
                 write_image(self.folder / f'{key}_lq.png', to_uint8(lq[0]))
                 if gt is not None:
                     write_image(self.folder / f'{key}_gt.png', to_uint8(gt[0]))
-            yield ImageResult(key, task, self._scores(output, gt, key), self._scores_of_input(lq, gt, key))
+            scores, before = self._scores(output, gt, key), self._scores_of_input(lq, gt, key)
+            yield ImageResult(key, task, scores, before, *output.shape[-2:], seconds)
+
+    def _restored(self, restorer: Restorer, lq: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """The restored image, and the seconds it took."""
+        start = time.perf_counter()
+        output = restorer(lq).to(self.device)
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        return output, time.perf_counter() - start
 
     def _scores_of_input(self, lq: torch.Tensor, gt: torch.Tensor | None, key: str) -> dict[str, float]:
         if gt is None or lq.shape != gt.shape:
@@ -184,15 +221,22 @@ class Validator:
         return self._input_scores[key]
 
     def _scores(self, image: torch.Tensor, gt: torch.Tensor | None, key: str) -> dict[str, float]:
-        if self.metrics and gt is None:
+        if not self.metrics:
+            return {}
+        if gt is None:
             raise DataError(
                 f"Data set '{self.options.name}': '{key}' has no clean image to compute {', '.join(self.metrics)} with."
             )
-        scores = {}
+        image, gt, scores = _in_levels(image), _in_levels(gt), {}
         for label, (metric, block) in self.metrics.items():
             arguments = {k: v for k, v in block.items() if k != 'type'}
             scores[label] = float(metric(image, gt, **arguments))
         return scores
+
+
+def _in_levels(image: torch.Tensor) -> torch.Tensor:
+    """An image as its 8-bit file would hold it, still in [0,1]: what every metric is to see."""
+    return image.clamp(0, 1).mul(255).round().div(255)
 
 
 def _interleave(shards: list[list[ImageResult]]) -> list[ImageResult]:

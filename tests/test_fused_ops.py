@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 from basicsr.archs import fused_ops
-from basicsr.archs.fused_ops import add_scaled, channel_mean, gated_attention, simple_gate
+from basicsr.archs.fused_attention import can_fuse_attention
+from basicsr.archs.fused_ops import (
+    add_scaled,
+    aligned_feed_forward,
+    channel_mean,
+    gated_attention,
+    gelu_gate,
+    simple_gate,
+)  # fmt: skip
+from basicsr.archs.restormer_blocks import ChannelAttention
 
 
 def plain_gate(x):
@@ -119,3 +128,81 @@ def test_compiled_network_has_the_same_gradients():
     compiled = torch.compile(gated_attention, backend='aot_eager')
     for ours, wanted in zip(run(compiled, [x], conv), run(plain_attention, [x], conv)):
         torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-12)
+
+
+@LAYOUTS
+def test_gelu_gate(layout):
+    def plain(x):
+        gate, value = x.chunk(2, dim=1)
+        return nn.functional.gelu(gate) * value
+
+    for ours, wanted in zip(run(gelu_gate, [features(12, layout)]), run(plain, [features(12, layout)])):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-12)
+        assert ours.is_contiguous(memory_format=layout)
+
+
+@LAYOUTS
+@pytest.mark.parametrize('hidden', [5, 16, 17])
+@pytest.mark.parametrize('bias', [False, True])
+def test_filled_up_channels_change_nothing(layout, hidden, bias):
+    torch.manual_seed(0)
+    net = nn.ModuleList([
+        nn.Conv2d(6, 2 * hidden, 1, bias=bias),
+        nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias),
+        nn.Conv2d(hidden, 6, 1, bias=bias),
+    ]).double()  # fmt: skip
+
+    def plain(x, net):
+        gate, value = net[1](net[0](x)).chunk(2, dim=1)
+        return net[2](nn.functional.gelu(gate) * value)
+
+    ours = run(lambda x, net: aligned_feed_forward(x, *net), [features(6, layout)], net)
+    for mine, wanted in zip(ours, run(plain, [features(6, layout)], net)):
+        torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('heads', [1, 2, 4])
+@pytest.mark.parametrize('bias', [False, True])
+def test_attention_among_channels_has_the_gradients_of_the_plain_one(heads, bias):
+    torch.manual_seed(1)
+    block = ChannelAttention(8, heads, bias).double().to(memory_format=torch.channels_last)
+    nn.init.uniform_(block.temperature, 0.5, 2)
+
+    def plain(x, block):
+        return block.attend(*block.qkv_dwconv(block.qkv(x)).chunk(3, dim=1))
+
+    x = features(8, torch.channels_last)
+    assert can_fuse_attention(block.qkv(x))
+    for ours, wanted in zip(run(lambda x, block: block(x), [x], block), run(plain, [x], block)):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-11)
+
+
+def test_attention_of_an_all_zero_channel_is_finite():
+    """Normalising divides by 1e-12 there; the hand-written gradient must not divide by zero."""
+    block = ChannelAttention(8, 2, False).double().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        block.qkv.weight[3] = 0
+    out = run(lambda x, block: block(x), [features(8, torch.channels_last)], block)
+    assert all(t.isfinite().all() for t in out)
+
+
+def test_attention_is_computed_plainly_where_that_is_better():
+    block = ChannelAttention(8, 2, False)
+    x = features(24, torch.channels_last, torch.float32).requires_grad_()
+    assert can_fuse_attention(x)
+    assert not can_fuse_attention(features(24, torch.contiguous_format, torch.float32).requires_grad_())
+    assert not can_fuse_attention(x.half())
+    with torch.no_grad():
+        assert not can_fuse_attention(x)
+        plain = block(x[:, :8])
+    torch.testing.assert_close(block(x[:, :8].contiguous(memory_format=torch.channels_last)), plain)
+
+
+def test_attention_in_half_precision_stays_close_to_full():
+    torch.manual_seed(1)
+    block = ChannelAttention(16, 2, False).to(memory_format=torch.channels_last)
+    x = features(16, torch.channels_last, torch.float32)
+    with torch.autocast('cpu', torch.bfloat16):
+        half = run(lambda x, block: block(x), [x], block)
+    for ours, wanted in zip(half, run(lambda x, block: block(x), [x], block)):
+        assert (ours.float() - wanted).abs().mean() < 0.03 * wanted.abs().mean()

@@ -7,7 +7,10 @@ import torch
 
 from basicsr import inference
 from basicsr.archs import build_network
-from basicsr.image_io import read_image
+from basicsr.image_io import read_image, read_pixels, write_image
+from basicsr.registry import import_plugins
+
+from .runs import ROOT
 
 BLOCK = {'type': 'NAFNet', 'width': 4, 'enc_blk_nums': [1], 'middle_blk_num': 1, 'dec_blk_nums': [1]}
 
@@ -69,3 +72,104 @@ def test_weights_that_do_not_say_their_network_need_an_option_file(tmp_path, wei
     source = photo(tmp_path / 'a.png')
     assert restore(tmp_path / 'bare.pth', source, tmp_path / 'out') == 2
     assert '-opt' in capsys.readouterr().err
+
+
+def pooling(tmp_path):
+    """Weights of a network with a statistic of the whole image, and an option file that describes it."""
+    plugin = ROOT / 'tests/plugins/pooling.py'
+    import_plugins([str(plugin)])
+    torch.manual_seed(0)
+    net = build_network({'type': 'PoolNet'})
+    torch.save(net.state_dict(), tmp_path / 'pool.pth')
+    file = tmp_path / 'pool.yml'
+    file.write_text(f'name: a\nimports: [{plugin}]\ndatasets: {{}}\nnetwork_g: {{type: PoolNet}}\n')
+    return tmp_path / 'pool.pth', ['--opt', str(file)]
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--tile', '32', '--tile_overlap', '8'], 'tiles of 32 px, overlap 8 px'),
+        (['--tile', '32', '--tile_overlap', '8', '--tile_batch', '3'], 'tiles of 32 px, overlap 8 px'),
+        (['--self_ensemble'], 'whole images, self-ensemble x8'),
+        (['--tlc', '12'], 'TLC window 12 px'),
+        (['--bf16'], 'bf16'),
+    ],
+)
+def test_flags_change_the_result_and_are_told(tmp_path, capsys, flags, words):
+    weights, options = pooling(tmp_path)
+    source = photo(tmp_path / 'a.png', (48, 60))
+    assert restore(weights, source, tmp_path / 'plain', *options) == 0
+    assert words not in capsys.readouterr().err
+    assert restore(weights, source, tmp_path / 'changed', *options, *flags) == 0
+    assert words in capsys.readouterr().err
+    plain, changed = (read_pixels(tmp_path / n / 'a.png').astype(int) for n in ('plain', 'changed'))
+    assert np.abs(plain - changed).max() > 0
+    assert np.abs(plain - changed).mean() < 60
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_depth_grey_and_alpha_are_kept(tmp_path, weights, dtype, channels):
+    """The network changes nothing, so the result is the photograph itself; --tile none and tiles agree."""
+    shape = (70, 81) if channels == 1 else (70, 81, channels)
+    pixels = np.random.default_rng(1).integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
+    write_image(tmp_path / 'a.png', pixels)
+    for tile in ('none', '32'):
+        target = tmp_path / tile
+        assert restore(weights, tmp_path / 'a.png', target, '--tile', tile, '--tile_overlap', '8') == 0
+        result = read_pixels(target / 'a.png', 'unchanged')
+        assert result.dtype == dtype
+        assert np.array_equal(result, pixels)
+
+
+def test_a_network_that_colours_leaves_grey_grey_and_alpha_alone(tmp_path, weights):
+    content = torch.load(weights, weights_only=True)
+    content['params']['ending.bias'] = torch.tensor([0.2, 0.0, -0.1])
+    torch.save(content, weights)
+    grey = np.full((20, 20), 100, np.uint8)
+    write_image(tmp_path / 'in/grey.png', grey)
+    alpha = np.dstack([grey, grey, grey, np.arange(400).reshape(20, 20) % 256]).astype(np.uint8)
+    write_image(tmp_path / 'in/alpha.png', alpha)
+    assert restore(weights, tmp_path / 'in', tmp_path / 'out') == 0
+    result = read_pixels(tmp_path / 'out/grey.png', 'unchanged')
+    assert result.ndim == 2
+    assert (result == round(0.299 * 151 + 0.587 * 100 + 0.114 * 74)).all()  # luma of 100 + (51, 0, -25.5)
+    result = read_pixels(tmp_path / 'out/alpha.png', 'unchanged')
+    assert np.array_equal(result[..., 3], alpha[..., 3])
+    assert result[0, 0, 0] == 151
+
+
+@pytest.mark.parametrize('flags', [['--tile', '0'], ['--tile', 'some'], ['--tlc', '-3'], ['--bf16', '--fp16']])
+def test_flags_that_make_no_sense_are_refused(tmp_path, weights, capsys, flags):
+    with pytest.raises(SystemExit) as caught:
+        restore(weights, photo(tmp_path / 'a.png'), tmp_path / 'out', *flags)
+    assert caught.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--tile', '32', '--tile_overlap', '32'], 'overlap 32'),
+        (['--tile_batch', '0'], 'batch 0'),
+        (['--fp16'], 'fp16'),
+        (['--device', 'abacus'], '--device abacus cannot be used'),
+    ],
+)
+def test_what_the_network_or_machine_cannot_do_is_refused_in_a_sentence(tmp_path, weights, capsys, flags, words):
+    assert restore(weights, photo(tmp_path / 'a.png'), tmp_path / 'out', *flags) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert 'Traceback' not in error
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_result_that_cannot_be_written_is_named_and_the_code_tells(tmp_path, weights, capsys):
+    photo(tmp_path / 'in/a.png')
+    photo(tmp_path / 'in/sub/b.png')
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/sub').write_text('a file where a folder must be')
+    assert restore(weights, tmp_path / 'in', tmp_path / 'out') == 1
+    assert "b.png' cannot be written" in capsys.readouterr().err
+    assert (tmp_path / 'out/a.png').exists()

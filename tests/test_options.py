@@ -138,7 +138,7 @@ def test_overrides_are_typed_by_the_schema():
         ('train:total_iter=-5', "'train.total_iter' is -5 (int); allowed: int at least 1."),
         ('name=null', "'name' is null (null); allowed: str."),
         ('train:optim_g:lr=', "'train.optim_g.lr' is null (null); allowed: float."),
-        ('network_g:type=NAFNett', "No arch named 'NAFNett'. Did you mean NAFNet?"),
+        ('network_g:type=NAFNett', "No arch named 'NAFNett'. Did you mean NAFNet"),
         ('new_section:x=1', "key 'new_section' is not known."),
         ('__import__("os")=1', 'is not known.'),
     ],
@@ -219,7 +219,7 @@ REFUSED = {
     'no data': ({'datasets': DROP}, "section 'datasets' is missing"),
     'no training data': ({'datasets.train': DROP}, "block 'datasets.train' is missing"),
     'no training': ({'train': DROP}, "section 'train' is missing"),
-    'no type': ({'network_g': {'width': 8}}, "key 'network_g.type' is missing: one of NAFNet"),
+    'no type': ({'network_g': {'width': 8}}, "key 'network_g.type' is missing: one of AIMnet, AdaIR, CORUN, NAFNet, "),
     # values
     'no block': ({'network_g': 'NAFNet'}, "'network_g' is 'NAFNet' (str); allowed: a block with a type (arch): one of"),
     'no section': ({'train': 3}, "'train' is 3 (int); allowed: a block with the keys total_iter,"),
