@@ -46,7 +46,9 @@ def _add_restorer_arguments(group: Any) -> None:
         '--tile', type=_tile, default='auto', metavar='auto|none|N',
         help='side of the tiles in pixels; auto: whole where it surely fits into memory; none: whole (default: auto)',
     )  # fmt: skip
-    group.add_argument('--tile_overlap', type=int, metavar='N', help='pixels by which tiles overlap (default: 64)')
+    group.add_argument(
+        '--tile_overlap', type=int, metavar='N', help='pixels by which tiles overlap (default: a quarter, 256 at most)'
+    )
     group.add_argument('--tile_batch', type=int, metavar='N', help='tiles at once through the network (default: 1)')
     group.add_argument('--self_ensemble', action='store_true', help='average over 8 turned and mirrored versions')
     group.add_argument('--tlc', type=_pixels, metavar='PX', help='statistics over a window instead of the whole image')

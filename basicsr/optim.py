@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ class _OptimizerRegistry(Registry):
     """Plug-ins (``models/*_optimizer.py``) first, then every optimiser of ``torch.optim``."""
 
     def get(self, name: str) -> Any:
-        return _torch_optimizers()[name] if name in _torch_optimizers() else super().get(name)
+        return _light(_torch_optimizers()[name]) if name in _torch_optimizers() else super().get(name)
 
     def keys(self) -> list[str]:
         return sorted({*super().keys(), *_torch_optimizers()})
@@ -39,6 +40,25 @@ def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
     known = inspect.getmembers(torch.optim, inspect.isclass)
     other = (torch.optim.Optimizer, torch.optim.LBFGS)  # LBFGS evaluates the loss many times a step
     return {n: c for n, c in known if issubclass(c, torch.optim.Optimizer) and c not in other}
+
+
+@functools.cache
+def _light(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The same optimiser without a word to torch's compiler.
+
+    PyTorch's own imports the compiler, for a second and more, when it is made and again at its first step, only to say
+    that the compiler shall not look into it; nothing here compiles an optimiser. Hooks and numbers are the same.
+    """
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.set_grad_enabled(self.defaults.get('differentiable', False)):
+            return plain_step(self, *args, **kwargs)
+
+    plain_step = inspect.unwrap(optimizer.step)
+    told = ('add_param_group', 'zero_grad', 'state_dict', 'load_state_dict')
+    content = {name: inspect.unwrap(getattr(optimizer, name)) for name in told}
+    module = {'__module__': optimizer.__module__, '__doc__': optimizer.__doc__, '__init__': optimizer.__init__}
+    return type(optimizer.__name__, (optimizer,), {**module, **content, 'step': functools.wraps(plain_step)(step)})
 
 
 OPTIMIZER_REGISTRY = _OptimizerRegistry('optimizer', 'basicsr.models', '*_optimizer.py')

@@ -60,7 +60,8 @@ def make_accelerator(options: Options, launcher: str = 'none') -> Accelerator:
         keep_freed_memory()
     accelerator = Accelerator(cpu=cpu, mixed_precision=PRECISION[precision], kwargs_handlers=handlers)
     deterministic = bool(train and train.deterministic)
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call alone imports the compiler, 1 s
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     return accelerator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ Precision = Literal['fp32', 'bf16', 'fp16']
 Progress = Callable[[int, int], None]
 Take = Callable[[int, Tensor], None]
 
-OVERLAP = 256  # ramps of 224 px: no step above 1/255 as long as tiles differ by less than 225 of 255 levels
+LARGEST_OVERLAP = 256  # by default; ramps of 224 px: no step above 1/255 while tiles differ by less than 225 levels
+OVERLAP_SHARE = 4  # the default overlap is at most this share of a tile
 CONTEXT_SHARE = 16  # this share of the overlap is thrown away at each end, when a network declares no halo
 SMALLEST_TILE = 64  # where halving ends
 ALWAYS_WHOLE = 1 << 19  # pixels: smaller images are not worth a measurement
@@ -37,8 +38,8 @@ class Tiling:
     Attributes:
         size: Largest height and width of a tile in pixels, overlap included; None for the whole image; 'auto' for the
             whole image where it surely fits into memory, otherwise tiles as large as memory allows.
-        overlap: Pixels that neighbouring tiles share; a network whose declared halo needs more gets more, up to half
-            a tile.
+        overlap: Pixels that neighbouring tiles share; None takes a quarter of the tile, 256 at most. A network whose
+            declared halo needs more gets more, up to half a tile.
         batch: Tiles in one forward pass.
 
     Raises:
@@ -46,18 +47,18 @@ class Tiling:
     """
 
     size: int | Literal['auto'] | None = 'auto'
-    overlap: int = OVERLAP
+    overlap: int | None = None
     batch: int = 1
 
     def __post_init__(self) -> None:
         pixels = isinstance(self.size, int) and not isinstance(self.size, bool) and self.size > 0
         if not (pixels or self.size in (None, 'auto')):
             raise OptionError(f"Tile size {self.size!r} is not allowed; give pixels, 'auto', or null for whole images.")
-        if self.overlap < 0 or self.batch < 1:
+        if (self.overlap or 0) < 0 or self.batch < 1:
             raise OptionError(
                 f'Tile overlap {self.overlap} and batch {self.batch}: the overlap is 0 or more, the batch 1 or more.'
             )
-        if isinstance(self.size, int) and self.overlap >= self.size:
+        if isinstance(self.size, int) and (self.overlap or 0) >= self.size:
             raise OptionError(f'Tile overlap {self.overlap} px must be smaller than the tile, {self.size} px.')
 
 
@@ -100,10 +101,11 @@ class Restorer:
         """Restores images (N,C,H,W) in [0,1], on any device.
 
         Returns:
-            The same shape, float32 (float64 for float64), on the restorer's device, not clipped.
+            The same shape, or a larger one from a network for super-resolution; float32 (float64 for float64), on the
+            restorer's device, not clipped.
 
         Raises:
-            OptionError: The network returns another size than it is given.
+            OptionError: The network changes the size and the image is cut into tiles.
             QualIRError: Not even the smallest tile fits into memory.
         """
         source = _TensorSource(image, self.device)
@@ -111,7 +113,7 @@ class Restorer:
 
         def take(top: int, rows: Tensor) -> None:
             if top == 0:
-                shape = (*rows.shape[:2], source.height, source.width)
+                shape = (*rows.shape[:2], *source.size_of_all(rows))
                 with torch.inference_mode(False):  # an ordinary tensor, of which autograd may make use
                     parts[:] = [torch.empty(shape, dtype=rows.dtype, device=rows.device)]
             parts[0][:, :, top : top + rows.shape[2]] = rows
@@ -132,13 +134,16 @@ class Restorer:
 
         Raises:
             DataError: The pixels are of another type or shape.
-            OptionError: The network returns another size than it is given.
+            OptionError: The network changes the size and the image is cut into tiles.
             QualIRError: Not even the smallest tile fits into memory.
         """
         source = _PixelSource(pixels, self.device)
         restored = np.empty_like(pixels, order='C')
 
         def take(top: int, rows: Tensor) -> None:
+            nonlocal restored
+            if restored.shape[:2] != source.size_of_all(rows):
+                restored = np.empty((*source.size_of_all(rows), pixels.shape[2]), pixels.dtype)
             restored[top : top + rows.shape[2]] = _rounded(rows, source.highest)
 
         self._run(source, take, progress)
@@ -173,7 +178,7 @@ class Restorer:
         if self._size < self._smallest:
             raise OptionError(f'Tiles of {self._size} px are too small for {name}, which needs {self._smallest} px.')
         self._size -= self._size % self._facts.multiple_of
-        if self.tiling.overlap >= self._size:
+        if (self.tiling.overlap or 0) >= self._size:
             raise OptionError(
                 f'Tile overlap {self.tiling.overlap} px must be smaller than the tile, {self._size} px (the multiple '
                 f'of {self._facts.multiple_of} that {name} needs).'
@@ -186,6 +191,8 @@ class Restorer:
     def _overlap(self, size: int) -> int:
         """Overlap of tiles of a size: what was asked for, or what the halo needs, where it leaves half a tile."""
         wanted = self.tiling.overlap
+        if wanted is None:
+            wanted = min(LARGEST_OVERLAP, size // OVERLAP_SHARE)
         fits = max(size // 2, wanted if size >= self._asked else 0)
         return min(max(wanted, 2 * (self._facts.halo or 0)), fits)
 
@@ -226,7 +233,9 @@ class Restorer:
     ) -> Iterator[tuple[int, Tensor]]:
         """Finished rows of the image, from above: first row, and (N,C,rows,W)."""
         if len(rows) == len(columns) == 1:
-            yield 0, self._tiles(source, rows[0], columns)[0][..., : source.height, : source.width]
+            output = self._tiles(source, rows[0], columns)[0]
+            scale = output.shape[-1] // columns[0].stop  # a network for super-resolution is run on whole images
+            yield 0, output[..., : source.height * scale, : source.width * scale]
             if progress is not None:
                 progress(1, 1)
             return
@@ -239,6 +248,7 @@ class Restorer:
                 chosen = slice(first, first + self._batch)
                 outputs = self._tiles(source, row, columns[chosen])
                 if band is None:
+                    self._check_size(outputs[0], row, columns[0])
                     band = outputs[0].new_zeros((*outputs[0].shape[:2], row.right - row.left, source.width))
                 for column, weight, output in zip(columns[chosen], weights[chosen], outputs):
                     kept = output[..., row.left - row.start : row.right - row.start, :]
@@ -263,6 +273,14 @@ class Restorer:
         size = (row.stop - row.start, columns[0].stop - columns[0].start)
         inputs = torch.cat([self._padded(t, size) for t in tiles]) if len(tiles) > 1 else self._padded(tiles[0], size)
         return list(self._forward(inputs).split(tiles[0].shape[0]))
+
+    def _check_size(self, output: Tensor, row: Span, column: Span) -> None:
+        height, width = row.stop - row.start, column.stop - column.start
+        if output.shape[-2:] != (height, width):
+            raise OptionError(
+                f'{type(self.net).__name__} turns {width}x{height} pixels into {output.shape[-1]}x{output.shape[-2]}; '
+                'only networks that keep the size can be run in tiles.'
+            )
 
     def _padded(self, tile: Tensor, size: tuple[int, int]) -> Tensor:
         """A tile at the image's lower or right border, made as large as the others, as the network itself would."""
@@ -292,11 +310,6 @@ class Restorer:
         half = _DTYPES.get(self.precision)
         with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
             output = self.net(inputs)
-        if output.shape[-2:] != inputs.shape[-2:]:
-            raise OptionError(
-                f'{type(self.net).__name__} turns {inputs.shape[-1]}x{inputs.shape[-2]} pixels into '
-                f'{output.shape[-1]}x{output.shape[-2]}; only networks that keep the size can be run here.'
-            )
         return output.to(inputs.dtype)
 
     def _choose_size(self, source: _Source) -> None:
@@ -340,7 +353,7 @@ class Restorer:
         get_root_logger().warning(f'Memory ran out; going on with {now}, for the images to come too. ({reason})')
 
 
-class _Source(Protocol):
+class _Source:
     """An image that tiles are cut from.
 
     Attributes:
@@ -355,9 +368,14 @@ class _Source(Protocol):
 
     def cut(self, top: int, bottom: int, left: int, right: int) -> Tensor:
         """Pixels (N,C,h,w) on the device; what lies beyond the image is left out."""
+        raise TypeError(f'{type(self).__name__} must say how tiles are cut.')
+
+    def size_of_all(self, rows: Tensor) -> tuple[int, int]:
+        """Height and width of the restored image, some rows of which are given: all rows if its size has changed."""
+        return (self.height, self.width) if rows.shape[-1] == self.width else tuple(rows.shape[-2:])
 
 
-class _TensorSource:
+class _TensorSource(_Source):
     def __init__(self, image: Tensor, device: torch.device) -> None:
         self.image, self.device = image, device
         self.height, self.width = image.shape[-2:]
@@ -367,7 +385,7 @@ class _TensorSource:
         return self.image[..., top:bottom, left:right].to(self.device, self.dtype, non_blocking=True)
 
 
-class _PixelSource:
+class _PixelSource(_Source):
     """Stays as it is stored; only tiles become floating point, on the device."""
 
     def __init__(self, pixels: np.ndarray, device: torch.device) -> None:
