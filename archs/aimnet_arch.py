@@ -206,7 +206,7 @@ class AIMnet(RestorationNetwork):
     The image goes through three scales twice; the second time the two smaller ones have non-local attention. Beside
     them a branch restores the gradients of the image and is fused with the result. The illumination map is computed
     from the whole image where it is not given (:func:`~basicsr.archs.aimnet_util.illumination_map`). Tiles come out
-    right when :meth:`with_illumination` makes one tensor of the whole image and its map, and that is cut into tiles.
+    right when :meth:`prepare` makes one tensor of the whole image and its map, and that is cut into tiles.
 
     The attention sorts positions by random rotations. In evaluation mode these are always the same ones; in training
     mode they are drawn from the global generator, as published, so two passes differ. ``nl_top`` and ``b_fea_conv``
@@ -281,7 +281,7 @@ class AIMnet(RestorationNetwork):
         first = {f'{name}.1': Site(channels, stride, tap=True) for name, channels, stride in scales}
         return first | {f'{name}.2': Site(channels, stride) for name, channels, stride in reversed(scales)}
 
-    def with_illumination(self, image: Tensor) -> Tensor:
+    def prepare(self, image: Tensor) -> Tensor:
         """Appends the illumination map to whole images (N,3,H,W): an input (N,6,H,W) that may be cut into tiles."""
         return torch.cat((image, illumination_map(image)), dim=1)
 
@@ -295,7 +295,7 @@ class AIMnet(RestorationNetwork):
             raise DataError(
                 f'AIMnet: an image of {x.shape[1]} channels; allowed are 3, or 6 with the illumination map.'
             )
-        padded = super().pad(x if x.shape[1] == 6 else self.with_illumination(x))
+        padded = super().pad(x if x.shape[1] == 6 else self.prepare(x))
         if padded.shape[-2] * padded.shape[-1] < 16 * CHUNK:
             raise DataError(
                 f'AIMnet: an image of {x.shape[-1]}x{x.shape[-2]} pixels is too small for the non-local attention, '
@@ -307,7 +307,7 @@ class AIMnet(RestorationNetwork):
         """Restores images.
 
         Args:
-            inp: (N,3,H,W) in [0,1], or (N,6,H,W) from :meth:`with_illumination`.
+            inp: (N,3,H,W) in [0,1], or (N,6,H,W) from :meth:`prepare`.
             visit: Reads or changes features at the :attr:`sites`.
             la: Illumination maps (N,3,H,W); None computes them where ``inp`` does not hold them.
 

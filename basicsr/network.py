@@ -51,6 +51,8 @@ class RestorationNetwork(nn.Module):
         halo: How far, in pixels, an output pixel sees; None when statistics of the whole image enter, so that a tile
             comes out a little differently than the whole.
         half_precision: Number formats beside float32 in which autocast is known to keep the output.
+        prepare: A method for networks that compute something from the whole image which a tile cannot know: it maps
+            the image (N,C,H,W) to one with further channels, of which tiles are cut, and which ``forward`` takes too.
     """
 
     multiple_of: int = 1
@@ -58,6 +60,7 @@ class RestorationNetwork(nn.Module):
     pad_mode: ClassVar[Literal['constant', 'reflect']] = 'constant'
     halo: int | None = None
     half_precision: ClassVar[tuple[Half, ...]] = ('bf16', 'fp16')
+    prepare: ClassVar[Callable[..., Tensor] | None] = None
 
     @property
     def sites(self) -> dict[str, Site]:

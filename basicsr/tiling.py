@@ -218,7 +218,8 @@ class Restorer:
             rows, columns = self._plan(source)
             try:
                 with torch.inference_mode():
-                    for top, finished in self._bands(source, rows, columns, progress):
+                    tiled = self._prepared(source) if len(rows) * len(columns) > 1 else source
+                    for top, finished in self._bands(tiled, rows, columns, progress):
                         take(top, finished)
                 return
             except (RuntimeError, MemoryError) as error:
@@ -227,6 +228,13 @@ class Restorer:
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
             # outside of the handler, for the error's traceback holds the tensors that are in the way
             self._shrink(rows, columns, reason)
+
+    def _prepared(self, source: _Source) -> _Source:
+        """The image with what the network computes from all of it, where it does."""
+        prepare = getattr(self.net, 'prepare', None)
+        if prepare is None:
+            return source
+        return _TensorSource(prepare(source.cut(0, source.height, 0, source.width)), self.device)
 
     def _bands(
         self, source: _Source, rows: list[Span], columns: list[Span], progress: Progress | None

@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from basicsr import __version__, checkpoint, rng
+from basicsr.compiling import compile_network, compiler_failure, uncompile
 from basicsr.ema import Ema
 from basicsr.errors import CheckpointError, TrainingError
 from basicsr.history import History
@@ -128,13 +129,29 @@ class Trainer:
     def optimize_parameters(self, iteration: int) -> None:
         """One iteration: each player's losses, gradients and step, then the moving averages."""
         self.lr = set_learning_rate(self.optimizers.values(), self.schedule, iteration, self.train_options.warmup_iter)
+        try:
+            self._step_players()
+        except RuntimeError as error:
+            if not self._without_compiler(error):
+                raise
+            self._step_players()
+        for letter, average in self.averages.items():
+            average.update(self.model.network(letter))
+
+    def _step_players(self) -> None:
         for letter, optimizer in self.optimizers.items():
             optimizer.zero_grad(set_to_none=True)
             with self._only(letter):
                 self._backward(letter)
             self._step(optimizer)
-        for letter, average in self.averages.items():
-            average.update(self.model.network(letter))
+
+    def _without_compiler(self, error: RuntimeError) -> bool:
+        """Goes on with networks that are not compiled, if the compiler has failed, and says why it did."""
+        reason = compiler_failure(error)
+        if reason is None or not any(uncompile(self.model.network(k)) for k in self.model.network_names):
+            return False
+        self.logger.warning(f'train.compile: the network cannot be compiled here and is run as it is: {reason}')
+        return True
 
     def _backward(self, letter: str) -> None:
         for n, batch in enumerate(self.batches, start=1):
@@ -323,7 +340,7 @@ class Trainer:
         self.model.bind_averages({k: a.net for k, a in averages.items()})
         if self.train_options.compile:  # in place, after the copy: keys stay as they are and the average stays plain
             for letter in self.model.network_names:
-                self.model.network(letter).compile()
+                compile_network(self.model.network(letter))
         return averages
 
     def _make_stream(self) -> SampleStream:

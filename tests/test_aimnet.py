@@ -149,7 +149,7 @@ def test_map_is_computed_where_it_is_not_given(small):
     with torch.inference_mode():
         y = small(x)
         assert torch.equal(y, small(x, la=illumination_map(x)))
-        assert torch.equal(y, small(small.with_illumination(x)))
+        assert torch.equal(y, small(small.prepare(x)))
         assert not torch.allclose(y, small(x, la=torch.zeros_like(x)))
 
 

@@ -334,6 +334,25 @@ def test_networks_that_change_the_size_run_on_whole_images_only():
         Restorer(net, CPU, Tiling(64, 16))(image)
 
 
+class KnowsTheWhole(nn.Module):
+    """Adds the mean of the whole image, which ``prepare`` computes."""
+
+    def prepare(self, x):
+        return torch.cat([x, x.mean((1, 2, 3), keepdim=True).expand(-1, 1, *x.shape[2:])], 1)
+
+    def forward(self, x):
+        x = x if x.shape[1] == 4 else self.prepare(x)
+        return x[:, :3] + x[:, 3:]
+
+
+def test_tiles_know_what_the_network_prepares_from_the_whole_image():
+    net, image = KnowsTheWhole(), noise(2, 3, 150, 130)
+    torch.testing.assert_close(Restorer(net, CPU, Tiling(64, 16))(image), net(image), rtol=0, atol=1e-6)
+    pixels = np.random.default_rng(0).integers(0, 120, (150, 130, 3), dtype=np.uint8)
+    tiled, at_once = (Restorer(net, CPU, tiling).pixels(pixels) for tiling in (Tiling(64, 16), Tiling(None)))
+    assert np.array_equal(tiled, at_once)
+
+
 def test_the_default_overlap_is_a_share_of_the_tile():
     for size, overlap in ((64, 16), (600, 150), (2000, 256)):
         assert Restorer(nn.Identity(), CPU, Tiling(size)).describe() == f'tiles of {size} px, overlap {overlap} px'

@@ -14,6 +14,7 @@ from torch import nn
 from basicsr import checkpoint
 from basicsr.ema import Ema
 from basicsr.history import History
+from basicsr.optim import build_optimizer
 from basicsr.sections import LoaderOptions
 
 from .runs import ROOT, differences, run, spawn, state, write_options
@@ -251,6 +252,56 @@ def test_a_compiled_network_trains_alike_and_keeps_its_keys(tmp_path):
         losses.append([r['losses']['l_pix'] for r in history(tmp_path / str(compiled))])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert set(state(tmp_path / 'True', 12)['model']) == set(state(tmp_path / 'False', 12)['model'])
+
+
+def test_a_network_that_cannot_be_compiled_trains_as_it_is(tmp_path):
+    """Here for want of a C++ compiler; a fresh cache, lest compiled code be found there."""
+    file = write_options(tmp_path, {'train.compile': True, 'train.total_iter': 2, 'network_g.dropout': 0.0})
+    environment = {
+        **os.environ, 'PYTHONPATH': str(ROOT), 'PATH': str(tmp_path), 'CXX': 'no-such-compiler',
+        'TORCHINDUCTOR_CACHE_DIR': str(tmp_path / 'cache'),
+    }  # fmt: skip
+    code = f'import sys; from basicsr import train; sys.exit(train.main(["-opt", r"{file}"]))'
+    result = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count('cannot be compiled here and is run as it is: ') == 1
+    assert 'No working C++ compiler' in result.stderr
+    assert len(history(tmp_path)) == 2
+
+
+def test_training_does_not_import_the_compiler(tmp_path):
+    """It would take longer than all the rest of the start; optimisers ask for it unless they are told not to."""
+    file = write_options(tmp_path, {'train.total_iter': 2, 'val.report': False})
+    code = (
+        'import sys; from basicsr import train; code = train.main(["-opt", sys.argv[1]])\n'
+        'print([m for m in ("torch._dynamo", "torch._inductor", "sympy", "matplotlib") if m in sys.modules], code)'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code, str(file)], env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.stdout.splitlines()[-1] == '[] 0', result.stdout + result.stderr
+
+
+@pytest.mark.parametrize('name', ['Adam', 'AdamW', 'SGD', 'RMSprop'])
+def test_optimisers_step_as_those_of_torch(name):
+    results, heard = [], []
+    for make in (getattr(torch.optim, name), lambda p, lr: build_optimizer({'type': name, 'lr': lr}, p)):
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 5))
+        optimizer = make([weight], lr=0.1)
+        optimizer.register_step_post_hook(lambda *_: heard.append(name))
+        for _ in range(3):
+            optimizer.zero_grad()
+            (weight**3).sum().backward()
+            optimizer.step()
+        results.append([weight.detach(), optimizer.state_dict()])
+    assert torch.equal(results[0][0], results[1][0])
+    assert heard == [name] * 6
+    assert isinstance(optimizer, getattr(torch.optim, name))
+    assert results[0][1]['state'].keys() == results[1][1]['state'].keys()
+    assert not results[1][0].requires_grad
 
 
 @pytest.mark.parametrize('method', ['spawn', 'forkserver'])
