@@ -10,6 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
+from basicsr.errors import OptionError
+
 TEMPORARY = '.*.tmp'  # what a killed run may leave behind; see remove_leftovers
 
 
@@ -76,3 +80,27 @@ def state_of(file: Path) -> str:
     """
     found = file.stat()
     return f'{found.st_size} {found.st_mtime_ns}'
+
+
+def lock_folder(folder: Path, doing: str, what: str) -> FileLock:
+    """Claims a folder for this process until it ends, however it ends. The lock lies beside it.
+
+    Args:
+        folder: The folder, which need not exist.
+        doing: What another process is doing there if it holds the lock, such as ``run is training in``.
+        what: What could not be kept if the lock cannot be made, such as ``The run``.
+
+    Raises:
+        OptionError: Another process holds it, or the disk does not allow writing.
+    """
+    lock = FileLock(folder.parent / f'.{folder.name}.lock')
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OptionError(
+            f'Another {doing} {folder} at this moment. Wait for it, or give this one another name.'
+        ) from error
+    except OSError as error:
+        raise OptionError(f'{what} cannot be kept in {folder}: {error.strerror}.') from error
+    return lock

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from filelock import FileLock
 
+from basicsr.appetite import free_memory
 from basicsr.errors import DataError
 from basicsr.files import write_text
 from basicsr.image_io import ImageInfo
@@ -122,8 +124,8 @@ class RamStore(_Store):
 
     def __init__(self, source: ImageSource) -> None:
         records, total, channels = _layout(source)
-        free = _free_memory()
-        if total > free:
+        free = free_memory(torch.device('cpu'))
+        if free is not None and total > free:
             raise DataError(
                 f"cache: ram needs {total / 1e9:.1f} GB for the {len(source)} images of '{source.root}', and "
                 f'{free / 1e9:.1f} GB are free; write cache: memmap, or none.'
@@ -231,16 +233,3 @@ def _reserve(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
     else:
         os.ftruncate(descriptor, size)
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping; a limit set on the container counts."""
-    free = 1 << 62
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-        free = 1024 * int(next(line for line in lines if line.startswith('MemAvailable')).split()[1])
-    with suppress(OSError, ValueError):  # ValueError: there is no limit, the file says 'max'
-        group = Path('/sys/fs/cgroup')
-        used = int((group / 'memory.stat').read_text(encoding='ascii').split()[1])  # the first line: anon
-        free = min(free, int((group / 'memory.max').read_text(encoding='ascii')) - used)
-    return free

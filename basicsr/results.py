@@ -23,12 +23,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 import basicsr
 from basicsr.checkpoint import Loaded
 from basicsr.errors import OptionError
-from basicsr.files import archive, write_text
+from basicsr.files import archive, lock_folder, write_text
 from basicsr.sections import Options
 from basicsr.utils.misc import processor_name
 from basicsr.validation import ValResult, mean_scores
@@ -58,16 +57,7 @@ class ResultFolder:
         Raises:
             OptionError: Another test writes there, or the disk does not allow writing.
         """
-        lock = FileLock(self.root.parent / f'.{self.root.name}.lock')
-        try:
-            self.root.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise OptionError(
-                f'Another test is writing into {self.root} at this moment. Wait for it, or give this one another name.'
-            ) from error
-        except OSError as error:
-            raise OptionError(f'The results cannot be kept in {self.root}: {error.strerror}.') from error
+        lock = lock_folder(self.root, 'test is writing into', 'The results')
         try:
             yield self._prepare()
         finally:

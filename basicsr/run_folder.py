@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from basicsr import checkpoint
-from basicsr.errors import CheckpointError, OptionError
-from basicsr.files import archive, remove_leftovers, write_text
+from basicsr.errors import CheckpointError
+from basicsr.files import archive, lock_folder, remove_leftovers, write_text
 
 
 @dataclass
@@ -51,17 +51,7 @@ class RunFolder:
         Raises:
             OptionError: Another process trains in it, or the disk does not allow writing.
         """
-        lock = FileLock(self.root.parent / f'.{self.root.name}.lock')
-        try:
-            self.root.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise OptionError(
-                f'Another run is training in {self.root} at this moment. Wait for it, or give this run another name.'
-            ) from error
-        except OSError as error:
-            raise OptionError(f'The run cannot be kept in {self.root}: {error.strerror}.') from error
-        return lock
+        return lock_folder(self.root, 'run is training in', 'The run')
 
     def prepare(self, keep: bool) -> Path | None:
         """Makes the folders. An older run of the same name is kept under a new name, unless it is being resumed.

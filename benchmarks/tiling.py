@@ -1,7 +1,8 @@
 """Seams, deviation from the whole image, memory and time of tiled restoration, on real photographs.
 
 ``python benchmarks/tiling.py --photos DIR --model net_g_latest.pth --json docs/results/tiling.json`` measures;
-``--table docs/results/tiling.json`` prints the tables of docs/tiling.md from such a file.
+``--table docs/results/tiling.json`` prints the tables of docs/tiling.md from such a file. Run
+again, the command goes on with its file.
 
 The seam is the largest step between two neighbouring pixels that the blending adds. A blended pixel is the sum of the
 tiles' outputs, each times its share; from one pixel to the next the sum changes because the outputs do, which is the
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from basicsr import checkpoint
 from basicsr.archs import build_network
+from basicsr.files import write_text
 from basicsr.image_io import list_images, probe_file, read_pixels, write_image
 from basicsr.network import RestorationNetwork, Visit, keep
 from basicsr.tile_plan import Span
@@ -138,9 +140,8 @@ def photographs(folder: str, megapixels: float, count: int) -> list[Path]:
     return sorted(large, key=lambda p: sizes[p].width * sizes[p].height)[:count]
 
 
-def measure_seams(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every network on every photograph in every tiling."""
-    found = []
+def measure_seams(args: argparse.Namespace, results: Results) -> None:
+    """Every network on every photograph in every tiling that is not measured yet."""
     photos = photographs(args.photos, args.megapixels, args.number)
     for model in ['local', *args.model]:
         for window in [None, args.tlc] if args.tlc and model != 'local' else [None]:
@@ -148,14 +149,16 @@ def measure_seams(args: argparse.Namespace) -> list[dict[str, Any]]:
             if window is not None:
                 net.localize(window)
             for photo in photos:
+                facts = {'network': name_of(net, model), 'tlc': window, 'photo': photo.name}
+                tilings = [{**facts, 'size': s, 'overlap': o} for s in args.sizes for o in args.overlaps]
+                missing = [t for t in tilings if not results.has('seams', t)]
+                if not missing:
+                    continue
                 pixels = read_pixels(photo)
                 whole = None if args.no_whole else run_whole(net, pixels)
-                for size, overlap in ((s, o) for s in args.sizes for o in args.overlaps):
-                    facts = {'network': name_of(net, model), 'tlc': window, 'photo': photo.name, 'size': size}
-                    facts |= {'megapixels': pixels.shape[0] * pixels.shape[1] / 1e6, 'overlap': overlap}
-                    found.append(facts | measure_seam(net, pixels, Tiling(size, overlap), whole))
-                    print(json.dumps(found[-1]), file=sys.stderr, flush=True)
-    return found
+                for tiling in missing:
+                    measured = measure_seam(net, pixels, Tiling(tiling['size'], tiling['overlap']), whole)
+                    results.add('seams', tiling | {'megapixels': pixels.size / 3e6} | measured)
 
 
 def run_whole(net: nn.Module, pixels: np.ndarray) -> Tensor:
@@ -170,6 +173,31 @@ def name_of(net: nn.Module, model: str) -> str:
     if model == 'local':
         return 'local, two scales'
     return f'{type(net).__name__}, {sum(p.numel() for p in net.parameters()):,} parameters'
+
+
+class Results:
+    """What has been measured, written after each measurement; a file that is there is gone on with.
+
+    Args:
+        file: Where it is kept, if anywhere.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.content: dict[str, Any] = {'machine': machine(), 'seams': [], 'large': []}
+        if file is not None and file.exists():
+            self.content |= json.loads(file.read_text(encoding='utf-8'))
+
+    def has(self, part: str, facts: dict[str, Any]) -> bool:
+        """Whether a measurement with these facts is there."""
+        return any(facts.items() <= {k: v for k, v in r.items() if k in facts}.items() for r in self.content[part])
+
+    def add(self, part: str, result: dict[str, Any]) -> None:
+        """Keeps and shows one measurement."""
+        self.content[part].append(result)
+        print(json.dumps(result), file=sys.stderr, flush=True)
+        if self.file is not None:
+            write_text(self.file, json.dumps(self.content, indent=1) + '\n')
 
 
 # ---- 50 megapixels
@@ -201,17 +229,14 @@ def measure_large(model: str, photo: str, size: str, picture: str | None) -> dic
     }  # fmt: skip
 
 
-def large_in_processes(args: argparse.Namespace) -> list[dict[str, Any]]:
+def large_in_processes(args: argparse.Namespace, results: Results) -> None:
     """:data:`LARGE` for each model and each of a few tile sizes, each in a fresh process."""
     photo = photographs(args.photos, args.megapixels, 1)[0]
-    found = []
     for model in args.model:
         for size in args.large:
             command = [sys.executable, __file__, '--one_large', model, str(photo), size]
             result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found.append(json.loads(result.stdout))
-            print(result.stdout, file=sys.stderr, flush=True)
-    return found
+            results.add('large', json.loads(result.stdout))
 
 
 # ---- the tables
@@ -300,10 +325,10 @@ def main() -> None:
     if args.table:
         print(tables(json.loads(Path(args.table).read_text(encoding='utf-8'))))
         return
-    results = {'machine': machine(), 'seams': measure_seams(args), 'large': large_in_processes(args)}
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
-    print(tables(results))
+    results = Results(Path(args.json) if args.json else None)
+    measure_seams(args, results)
+    large_in_processes(args, results)
+    print(tables(results.content))
 
 
 if __name__ == '__main__':
