@@ -205,8 +205,8 @@ class AIMnet(RestorationNetwork):
 
     The image goes through three scales twice; the second time the two smaller ones have non-local attention. Beside
     them a branch restores the gradients of the image and is fused with the result. The illumination map is computed
-    from the whole image where it is not given (:func:`~basicsr.archs.aimnet_util.illumination_map`). Tiles come out
-    right when :meth:`prepare` makes one tensor of the whole image and its map, and that is cut into tiles.
+    from the whole image where it is not given (:func:`~basicsr.archs.aimnet_util.illumination_map`). For tiles,
+    :meth:`prepare` makes one tensor of the whole image and its map, which is then cut.
 
     The attention sorts positions by random rotations. In evaluation mode these are always the same ones; in training
     mode they are drawn from the global generator, as published, so two passes differ. ``nl_top`` and ``b_fea_conv``

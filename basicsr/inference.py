@@ -47,7 +47,7 @@ def _add_restorer_arguments(group: Any) -> None:
         help='side of the tiles in pixels; auto: whole where it surely fits into memory; none: whole (default: auto)',
     )  # fmt: skip
     group.add_argument(
-        '--tile_overlap', type=int, metavar='N', help='pixels by which tiles overlap (default: a quarter, 256 at most)'
+        '--tile_overlap', type=int, metavar='N', help='pixels that tiles share (default: 2/5 of a tile, 256 at most)'
     )
     group.add_argument('--tile_batch', type=int, metavar='N', help='tiles at once through the network (default: 1)')
     group.add_argument('--self_ensemble', action='store_true', help='average over 8 turned and mirrored versions')

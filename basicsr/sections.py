@@ -124,7 +124,7 @@ class ValOptions:
         report: Whether to write report.html when training ends; it saves the images it needs.
         pbar: Whether the live bar counts the images of a validation or test.
         tile: Side of the tiles in pixels; auto takes whole images where they surely fit; null always takes whole ones.
-        tile_overlap: Pixels by which neighbouring tiles overlap and are blended; null takes a quarter, 256 at most.
+        tile_overlap: Pixels by which neighbouring tiles overlap and are blended; null: 2/5 of a tile, 256 at most.
         tile_batch: Tiles that go through the network at once.
         self_ensemble: Whether to average over 8 turned and mirrored versions of an image, which takes 8 times as long.
         tlc: Side in pixels of a window that replaces the whole image in the network's statistics; null for none.

@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 Take = Callable[[int, Tensor], None]
 
 LARGEST_OVERLAP = 256  # by default; ramps of 224 px: no step above 1/255 while tiles differ by less than 225 levels
-OVERLAP_SHARE = 4  # the default overlap is at most this share of a tile
+OVERLAP_SHARE = 0.4  # of a tile, at most; measured for tiles of 512 px, see docs/tiling.md
 CONTEXT_SHARE = 16  # this share of the overlap is thrown away at each end, when a network declares no halo
 SMALLEST_TILE = 64  # where halving ends
 ALWAYS_WHOLE = 1 << 19  # pixels: smaller images are not worth a measurement
@@ -38,7 +38,7 @@ class Tiling:
     Attributes:
         size: Largest height and width of a tile in pixels, overlap included; None for the whole image; 'auto' for the
             whole image where it surely fits into memory, otherwise tiles as large as memory allows.
-        overlap: Pixels that neighbouring tiles share; None takes a quarter of the tile, 256 at most. A network whose
+        overlap: Pixels that neighbouring tiles share; None takes two fifths of the tile, 256 at most. A network whose
             declared halo needs more gets more, up to half a tile.
         batch: Tiles in one forward pass.
 
@@ -192,7 +192,7 @@ class Restorer:
         """Overlap of tiles of a size: what was asked for, or what the halo needs, where it leaves half a tile."""
         wanted = self.tiling.overlap
         if wanted is None:
-            wanted = min(LARGEST_OVERLAP, size // OVERLAP_SHARE)
+            wanted = min(LARGEST_OVERLAP, int(size * OVERLAP_SHARE))
         fits = max(size // 2, wanted if size >= self._asked else 0)
         return min(max(wanted, 2 * (self._facts.halo or 0)), fits)
 

@@ -1,7 +1,7 @@
 """Checks the quickstart's promises on the run it left: ``python tests/check_quickstart.py experiments/quickstart``.
 
-The promised time is that of 2 quiet cores. Shared machines are slower at times, by three times and more, so the limit is
-stretched by the time that a fixed piece of plain PyTorch takes at this moment beside what it took there.
+The promised time is that of 2 quiet cores. Shared machines are at times slower, by three times and more, so the limit
+is stretched by the time that a fixed piece of plain PyTorch takes at this moment, beside what it took there.
 """
 
 import json

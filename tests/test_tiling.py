@@ -354,7 +354,7 @@ def test_tiles_know_what_the_network_prepares_from_the_whole_image():
 
 
 def test_the_default_overlap_is_a_share_of_the_tile():
-    for size, overlap in ((64, 16), (600, 150), (2000, 256)):
+    for size, overlap in ((64, 25), (600, 240), (2000, 256)):
         assert Restorer(nn.Identity(), CPU, Tiling(size)).describe() == f'tiles of {size} px, overlap {overlap} px'
 
 
