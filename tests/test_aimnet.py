@@ -265,7 +265,7 @@ def test_memory_formats_agree(small, memory_format):
     x = to_tensor(smooth_levels(48, 56)).to(memory_format=memory_format)
     net = filled().to(memory_format=memory_format).eval()
     with torch.inference_mode():
-        torch.testing.assert_close(net(x), small(x.contiguous()), rtol=0, atol=1e-5)
+        torch.testing.assert_close(net(x), small(x.contiguous()), rtol=1e-5, atol=1e-5)  # of values up to 60
 
 
 def test_images_of_a_batch_do_not_mix(small):

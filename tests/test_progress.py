@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -296,6 +297,7 @@ def test_resumed_tensorboard_curve_has_each_point_once(tmp_path):
     with ScalarWriters(tmp_path) as writers:
         for i in range(1, 8):
             writers.add(i, {'losses/l_pix': float(i)})
+    time.sleep(1.1)  # files are read in the order of their names, which hold whole seconds
     with ScalarWriters(tmp_path, start_iter=5) as writers:  # iterations 6 and 7 were after the checkpoint
         for i in range(6, 10):
             writers.add(i, {'losses/l_pix': i + 100.0})
