@@ -56,8 +56,13 @@ def mixing_matrix(products: Tensor, lengths: Tensor, temperature: Tensor, projec
     heads = temperature.shape[0]
     of_q, of_k = lengths.clamp_min(EPS_LENGTH).unflatten(1, (2, heads, -1)).unbind(1)
     weights = (products * (temperature / (of_q.unsqueeze(-1) * of_k.unsqueeze(-2)))).softmax(dim=-1)
-    by_head = projection.unflatten(1, (heads, -1)).transpose(0, 1)
-    return (by_head @ weights).transpose(1, 2).flatten(2)
+    return projected(weights, projection)
+
+
+def projected(weights: Tensor, projection: Tensor) -> Tensor:
+    """Attention weights (N,heads,c,c), then the projection (C,C), as one matrix (N,C,C)."""
+    by_head = projection.unflatten(1, (weights.shape[1], -1)).transpose(0, 1)
+    return (by_head @ weights.to(projection.dtype)).transpose(1, 2).flatten(2)
 
 
 class _ChannelAttention(Function):

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from basicsr.errors import OptionError
 
 from .arch_util import LayerNorm2d
-from .fused_attention import can_fuse_attention, fused_channel_attention
+from .fused_attention import EPS_LENGTH, can_fuse_attention, fused_channel_attention, projected
 from .fused_ops import aligned_feed_forward
 from .precision import full_precision
 
 NormType = Literal['WithBias', 'BiasFree']
 EPS_VARIANCE = 1e-5
-EPS_LENGTH = 1e-12  # that of torch.nn.functional.normalize
 
 
 class BiasFreeNorm2d(nn.Module):
@@ -134,9 +133,7 @@ class HeadedAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention and ``project_out`` in one product: both are matrices that act on the channels of ``v``."""
         weights = channel_affinity(q.flatten(2), k.flatten(2), self.temperature).softmax(dim=-1)
-        heads, per_head = weights.shape[1:3]
-        projection = self.project_out.weight.view(-1, heads, per_head).transpose(0, 1)
-        mixing = (projection @ weights.to(projection.dtype)).transpose(1, 2).flatten(2)
+        mixing = projected(weights, self.project_out.weight.flatten(1))
         values = v.flatten(2)
         if values.stride(1) == 1:  # channels last stays channels last
             out = (values.transpose(1, 2) @ mixing.transpose(1, 2)).transpose(1, 2)
