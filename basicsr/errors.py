@@ -26,5 +26,9 @@ class CheckpointError(QualIRError):
     """A weight or state file that cannot be read or written."""
 
 
+class MissingWeightsError(CheckpointError):
+    """Weights of a scorer, metric or backbone that are not on this machine; the text says where to put which file."""
+
+
 class TrainingError(QualIRError):
     """Training cannot go on, as when the loss is no longer finite."""

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from basicsr.errors import DataError, OptionError
-from basicsr.metrics import calculate_metric, calculate_psnr, calculate_ssim, metric
+from basicsr.metrics import calculate_metric, calculate_psnr, calculate_ssim, is_higher_better, metric, needs_of
 from basicsr.registry import METRIC_REGISTRY
 from tests.golden.recipe import DISTORTIONS
 
@@ -197,6 +197,28 @@ def test_metrics_of_plug_ins():
     assert calculate_metric(data, {'type': 'mean_level_for_test', 'scale': 2.0}) == 2
     assert calculate_metric(data, {'type': 'swallowing_for_test', 'crop_border': 1}) == ['crop_border', 'img2']
     assert (mean_level_for_test.higher_better, mean_level_for_test.needs) == (False, ('img',))
+
+
+def test_what_a_metric_needs_and_which_way_it_points_may_depend_on_its_options():
+    @METRIC_REGISTRY.register()
+    @metric(
+        higher_better=lambda kind: kind == 'gain',
+        needs=('img', 'lq'),
+        needs_of=lambda kind: ('img', 'lq') if kind == 'gain' else ('img',),
+    )
+    def either_for_test(img, lq=None, *, kind: str):
+        return img.mean() - (0 if lq is None else lq.mean())
+
+    data = {'img': torch.ones(1, 3, 2, 2)}
+    gain, plain = ({'type': 'either_for_test', 'kind': kind} for kind in ('gain', 'plain'))
+    assert (is_higher_better(either_for_test, gain), is_higher_better(either_for_test, plain)) == (True, False)
+    assert needs_of(either_for_test, gain) == ('img', 'lq')
+    assert calculate_metric(data, plain) == 1
+    assert calculate_metric({**data, 'lq': data['img']}, gain) == 0
+    with pytest.raises(DataError, match="needs 'lq', but the data has only: img"):
+        calculate_metric(data, gain)
+    with pytest.raises(OptionError, match="no option 'lq'"):
+        calculate_metric(data, {**plain, 'lq': 1})
 
 
 @pytest.mark.parametrize('name', ['calculate_psnr', 'calculate_ssim'])

@@ -1,35 +1,32 @@
 """PSNR and SSIM with BasicSR's numbers, for batches of tensors on any device and for numpy images.
 
-Tensors are measured as the 8-bit images that would be saved: clamped to [0, 1] and rounded to 256 levels.
+Tensors are measured as the 8-bit images that would be saved, clamped to [0, 1] and rounded to 256 levels, unless
+``quantize`` is off.
 """
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-from typing import Literal
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from basicsr.errors import DataError, OptionError
 from basicsr.metrics import metric
+from basicsr.metrics.images import Image, Order, answer, luma, pair_of_levels
+from basicsr.metrics.similarity import GAUSSIAN, gaussian_mean, similarity
 from basicsr.registry import METRIC_REGISTRY
-
-Image = Tensor | np.ndarray
-Order = Literal['HWC', 'CHW']
-
-WINDOW = 11  # side of SSIM's Gaussian window in pixels
-SIGMA = 1.5
-C1 = (0.01 * 255) ** 2
-C2 = (0.03 * 255) ** 2
 
 
 @METRIC_REGISTRY.register()
 @metric(higher_better=True)
 def calculate_psnr(
-    img: Image, img2: Image, crop_border: int = 0, input_order: Order = 'HWC', test_y_channel: bool = False
+    img: Image,
+    img2: Image,
+    crop_border: int = 0,
+    input_order: Order = 'HWC',
+    test_y_channel: bool = False,
+    y_rounding: bool = False,
+    gt_mean: bool = False,
+    quantize: bool = True,
 ) -> Tensor | float:
     """Peak signal-to-noise ratio in dB, 10 log10(255^2 / MSE), of each image; ``inf`` for identical ones.
 
@@ -39,28 +36,39 @@ def calculate_psnr(
         crop_border: Pixels left out at each edge.
         input_order: Order of a numpy array; tensors are always CHW.
         test_y_channel: Measure only the luma Y of ITU-R BT.601 (16 to 235), as MATLAB's rgb2ycbcr.
+        y_rounding: Whether Y is rounded to whole levels, as MATLAB does with 8-bit images and BasicSR does not.
+        gt_mean: Whether the restored image is first scaled to the mean brightness of the wanted one, as some low-light
+            papers do; such a number must not stand beside others.
+        quantize: Whether tensors are rounded to 256 levels; off for all-in-one papers that measure floats.
 
     Returns:
         For tensors a float64 tensor (N,) on their device, for numpy arrays a float.
 
     Raises:
         DataError: Shapes that differ or cannot be used.
-        OptionError: A wrong ``input_order`` or ``crop_border``.
+        OptionError: A wrong ``input_order`` or ``crop_border``, or ``y_rounding`` without ``test_y_channel``.
     """
-    first, second = _pair('calculate_psnr', img, img2, crop_border, input_order, test_y_channel)
+    options = (crop_border, input_order, test_y_channel, y_rounding, gt_mean, quantize)
+    first, second = planes('calculate_psnr', img, img2, *options)
     mse = (first - second).square().mean(dim=(1, 2, 3))
-    return _answer(10 * torch.log10(255**2 / mse), img)
+    return answer(10 * torch.log10(255**2 / mse), img)
 
 
 @METRIC_REGISTRY.register()
 @metric(higher_better=True)
 def calculate_ssim(
-    img: Image, img2: Image, crop_border: int = 0, input_order: Order = 'HWC', test_y_channel: bool = False
+    img: Image,
+    img2: Image,
+    crop_border: int = 0,
+    input_order: Order = 'HWC',
+    test_y_channel: bool = False,
+    y_rounding: bool = False,
+    gt_mean: bool = False,
+    quantize: bool = True,
 ) -> Tensor | float:
     """Structural similarity of each image (Wang et al., IEEE TIP 2004), at most 1: the mean over its channels.
 
-    Gaussian window of 11 x 11 pixels with sigma 1.5, only where it lies wholly inside the image; K1 = 0.01, K2 = 0.03,
-    L = 255.
+    Gaussian window of 11 x 11 pixels, sigma 1.5; only windows that lie wholly inside the image count.
 
     Args:
         img: Restored images: a tensor (N, C, H, W) or (C, H, W), RGB in [0, 1], or a numpy array in [0, 255], BGR.
@@ -68,106 +76,74 @@ def calculate_ssim(
         crop_border: Pixels left out at each edge.
         input_order: Order of a numpy array; tensors are always CHW.
         test_y_channel: Measure only the luma Y of ITU-R BT.601 (16 to 235), as MATLAB's rgb2ycbcr.
+        y_rounding: Whether Y is rounded to whole levels, as MATLAB does with 8-bit images and BasicSR does not.
+        gt_mean: Whether the restored image is first scaled to the mean brightness of the wanted one, as some low-light
+            papers do; such a number must not stand beside others.
+        quantize: Whether tensors are rounded to 256 levels; off for all-in-one papers that measure floats.
 
     Returns:
         For tensors a float64 tensor (N,) on their device, for numpy arrays a float.
 
     Raises:
         DataError: Shapes that differ or cannot be used, or images smaller than the window.
-        OptionError: A wrong ``input_order`` or ``crop_border``.
+        OptionError: A wrong ``input_order`` or ``crop_border``, or ``y_rounding`` without ``test_y_channel``.
     """
-    first, second = _pair('calculate_ssim', img, img2, crop_border, input_order, test_y_channel)
-    height, width = first.shape[-2:]
-    if min(height, width) < WINDOW:
-        raise DataError(f'calculate_ssim: needs {WINDOW} x {WINDOW} pixels inside the border, got {height} x {width}.')
-    planes = [_ssim(a, b) for a, b in zip(first.unbind(1), second.unbind(1))]  # one channel at a time, to save memory
-    return _answer(torch.stack(planes).mean(dim=0), img)
+    options = (crop_border, input_order, test_y_channel, y_rounding, gt_mean, quantize)
+    first, second = planes('calculate_ssim', img, img2, *options)
+    check_room('calculate_ssim', first, GAUSSIAN)
+    pairs = zip(first.unbind(1), second.unbind(1))  # one channel at a time, to save memory
+    return answer(torch.stack([similarity(a, b, gaussian_mean) for a, b in pairs]).mean(dim=0), img)
 
 
-def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM of planes (N, H, W) in levels; returns (N,)."""
-    mean_a, mean_b, energy, product = _blur(torch.stack((a, b, a * a + b * b, a * b)))
-    mean_product, mean_energy = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
-    luminance = (2 * mean_product + C1) / (mean_energy + C1)
-    structure = (2 * (product - mean_product) + C2) / (energy - mean_energy + C2)
-    return (luminance * structure).mean(dim=(1, 2))
+def planes(
+    name: str,
+    img: Image,
+    img2: Image,
+    crop_border: int,
+    input_order: Order,
+    test_y_channel: bool,
+    y_rounding: bool,
+    gt_mean: bool,
+    quantize: bool,
+) -> tuple[Tensor, Tensor]:
+    """Two images as the levels (N, C, H, W), float64, that the options ask to compare: RGB or Y."""
+    if y_rounding and not test_y_channel:
+        raise OptionError(f'{name}: y_rounding rounds Y, so it needs test_y_channel: true.')
+    first, second = pair_of_levels(name, img, img2, crop_border, input_order, quantize)
+    if isinstance(img, Tensor) and not quantize:  # those who measure floats clip them first
+        first, second = first.clamp(0, 255), second.clamp(0, 255)
+    if gt_mean:
+        first = _as_bright(name, first, second)
+    if test_y_channel:
+        first, second = luma(name, first, y_rounding), luma(name, second, y_rounding)
+    return first, second
 
 
-def _blur(x: Tensor) -> Tensor:
-    """Gaussian mean over the window, without padding: (..., H, W) to (..., H - 10, W - 10).
+def check_room(name: str, x: Tensor, window: int) -> None:
+    """Refuses images with no room for a window.
 
-    Written as shifted sums, which on a CPU take a sixth of the time of a float64 convolution.
+    Raises:
+        DataError: Height or width is smaller than the window.
     """
-    height, width = (n - WINDOW + 1 for n in x.shape[-2:])
-    weights = _window()
-    rows = x[..., :height, :] * weights[0]
-    for i in range(1, WINDOW):
-        rows.add_(x[..., i : i + height, :], alpha=weights[i])
-    result = rows[..., :width] * weights[0]
-    for i in range(1, WINDOW):
-        result.add_(rows[..., i : i + width], alpha=weights[i])
-    return result
-
-
-@lru_cache
-def _window() -> tuple[float, ...]:
-    weights = [math.exp(-((i - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
-    return tuple(w / sum(weights) for w in weights)
-
-
-def _pair(name: str, img: Image, img2: Image, border: int, order: str, y_channel: bool) -> tuple[Tensor, Tensor]:
-    """Checks two images and brings both to float64 levels (N, C, H, W), RGB or Y."""
-    if order not in ('HWC', 'CHW'):
-        raise OptionError(f"{name}: input_order '{order}' is not known; allowed are HWC and CHW.")
-    if border < 0:
-        raise OptionError(f'{name}: crop_border must be 0 or more, not {border}.')
-    if not any(isinstance(img, kind) and isinstance(img2, kind) for kind in (Tensor, np.ndarray)):
-        kinds = f'{type(img).__name__} and {type(img2).__name__}'
-        raise DataError(f'{name}: both images must be tensors or both numpy arrays, not {kinds}.')
-    if img.shape != img2.shape:
-        raise DataError(f'{name}: img is {tuple(img.shape)} but img2 is {tuple(img2.shape)}; they must be equal.')
-    levels = [_from_tensor(name, x) if isinstance(x, Tensor) else _from_array(name, x, order) for x in (img, img2)]
-    first, second = (_crop(name, x, border) for x in levels)
-    return (_luma(name, first), _luma(name, second)) if y_channel else (first, second)
-
-
-def _from_tensor(name: str, x: Tensor) -> Tensor:
-    if x.dim() not in (3, 4) or not x.is_floating_point():
-        kind = f'{x.dtype} of shape {tuple(x.shape)}'
-        raise DataError(f'{name}: a tensor must be floating-point (N, C, H, W) or (C, H, W), not {kind}.')
-    x = x.detach()
-    x = x.cpu() if x.device.type == 'mps' else x  # MPS has no float64
-    x = x if x.dim() == 4 else x.unsqueeze(0)
-    return (x.float().clamp(0, 1) * 255).round().double()
-
-
-def _from_array(name: str, x: np.ndarray, order: str) -> Tensor:
-    if x.ndim not in (2, 3) or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
-        kind = f'{x.dtype} of shape {x.shape}'
-        raise DataError(
-            f'{name}: an array must be 8-bit or floating-point, (H, W), (H, W, C) or (C, H, W), not {kind}.'
-        )
-    x = x[None] if x.ndim == 2 else x.transpose(2, 0, 1) if order == 'HWC' else x
-    return torch.from_numpy(np.ascontiguousarray(x[::-1], dtype=np.float64)).unsqueeze(0)  # BGR to RGB
-
-
-def _crop(name: str, x: Tensor, border: int) -> Tensor:
     height, width = x.shape[-2:]
-    if min(height, width) <= 2 * border:
-        raise DataError(f'{name}: crop_border {border} leaves nothing of an image of {height} x {width} pixels.')
-    return x[..., border : height - border, border : width - border]
+    if min(height, width) < window:
+        raise DataError(f'{name}: needs {window} x {window} pixels inside the border, got {height} x {width}.')
 
 
-def _luma(name: str, x: Tensor) -> Tensor:
-    """Y of BT.601 in [16, 235], not rounded, from RGB levels; one channel counts as luma already."""
-    channels = x.shape[1]
-    if channels not in (1, 3):
-        raise DataError(f'{name}: test_y_channel needs 1 or 3 channels, not {channels}.')
-    if channels == 1:
+def _as_bright(name: str, x: Tensor, like: Tensor) -> Tensor:
+    """Images scaled to the mean grey of others and clipped, not rounded again.
+
+    The convention of the low-light papers KinD (Y. Zhang et al., ACM MM 2019), LLFlow (Y. Wang et al., AAAI 2022) and
+    Retinexformer (Y. Cai et al., ICCV 2023); grey as OpenCV's RGB2GRAY. An image without any light stays black.
+    """
+    mean, wanted = (_grey(name, levels).mean(dim=(1, 2, 3), keepdim=True) for levels in (x, like))
+    return torch.where(mean > 0, x * (wanted / mean), x).clamp(0, 255)
+
+
+def _grey(name: str, x: Tensor) -> Tensor:
+    if x.shape[1] == 1:
         return x
+    if x.shape[1] != 3:
+        raise DataError(f'{name}: gt_mean needs 1 or 3 channels, not {x.shape[1]}.')
     red, green, blue = x.split(1, dim=1)
-    return 16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255
-
-
-def _answer(values: Tensor, img: Image) -> Tensor | float:
-    return values if isinstance(img, Tensor) else values.item()
+    return 0.299 * red + 0.587 * green + 0.114 * blue
