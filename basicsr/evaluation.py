@@ -1,21 +1,25 @@
-"""How a network is run to be scored or used, and in which words that is told."""
+"""How a network is run to be scored or used, how its images are scored, and in which words that is told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from basicsr.errors import OptionError
+from basicsr.errors import DataError, OptionError, QualIRError
+from basicsr.metrics import is_higher_better, needs_of
+from basicsr.protocols import Protocol
+from basicsr.registry import METRIC_REGISTRY
+from basicsr.schema import checked_arguments, fields_of_type, show_value
 from basicsr.sections import ValOptions
 from basicsr.tiling import Restorer, Tiling
 
-ROUNDING = '8-bit rounding'
-_TOLD = ('type', 'crop_border', 'test_y_channel', 'input_order')  # keys of a metric that its words already cover
+NEEDED = {'img': 'a restored image', 'img2': 'clean images', 'lq': 'degraded images'}
 
 
 @contextmanager
@@ -60,28 +64,27 @@ def localized(net: nn.Module, window: int | None) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """Everything, beside network and data, that changes a score. Scores of unlike protocols are not comparable.
+class Evaluation:
+    """Everything, beside network and data, that changes a score: the protocol, and how the images were made.
 
     Attributes:
-        metrics: Blocks of ``val.metrics`` by label.
-        images: How the images went through the network, in words.
+        protocol: How the images were prepared and scored.
+        images: How the images went through the network, in words, or that they were read from files.
         self_ensemble: As in section ``val``.
         tlc: As in section ``val``.
-        precision: As in section ``val``.
+        precision: As in section ``val``; None for images read from files.
     """
 
-    metrics: dict[str, dict[str, Any]]
+    protocol: Protocol
     images: str
     self_ensemble: bool = False
     tlc: int | None = None
-    precision: str = 'fp32'
+    precision: str | None = 'fp32'
 
     def parts(self) -> dict[str, Any]:
-        """The protocol by named parts, in plain containers."""
+        """All of it by named parts, in plain containers."""
         return {
-            'metrics': {label: _metric_parts(block) for label, block in self.metrics.items()},
-            'rounding': ROUNDING,
+            **self.protocol.parts(),
             'images': self.images,
             'self_ensemble': self.self_ensemble,
             'tlc': self.tlc,
@@ -89,22 +92,158 @@ class Protocol:
         }
 
     def __str__(self) -> str:
-        metrics = [f'{label}: {_metric_words(block)}' for label, block in self.metrics.items()]
         window = '' if self.tlc is None else f', TLC window {self.tlc} px'
-        return '; '.join([*metrics, f'{ROUNDING}, {self.images}{window}'])
+        return f'{self.protocol}; {self.images}{window}'
 
 
-def _metric_parts(block: dict[str, Any]) -> dict[str, Any]:
-    other = {k: v for k, v in block.items() if k not in _TOLD}
-    colour, border = _colour(block), block.get('crop_border') or 0
-    return {'type': block['type'], 'colour': colour, 'crop_border': border, **other}
+def difference(evaluations: Mapping[str, Evaluation]) -> str:
+    """A sentence on the first two sets whose scores were not made in the same way; empty if there are none.
+
+    Args:
+        evaluations: How the scores of each set were made, by the set's name.
+    """
+    first, *others = evaluations.items() or [('', None)]
+    for name, other in others:
+        mine, theirs = first[1].parts(), other.parts()
+        unlike = [k for k in mine if k != 'name' and mine[k] != theirs[k]]
+        if unlike:
+            told = ', '.join(f'{k} ({_brief(mine[k])} and {_brief(theirs[k])})' for k in unlike)
+            return f'{first[0]} and {name} were scored in unlike ways, by their {told}'
+    return ''
 
 
-def _metric_words(block: dict[str, Any]) -> str:
-    crop = f'{block["crop_border"]} px cropped' if block.get('crop_border') else 'no crop'
-    other = [f'{k} {v}' for k, v in block.items() if k not in _TOLD]
-    return ', '.join([block['type'], _colour(block), crop, *other])
+def check_alike(evaluations: Mapping[str, Evaluation]) -> None:
+    """Makes sure that scores of several sets may be averaged.
+
+    Raises:
+        OptionError: They were made in unlike ways; the text names the first two sets and what differs.
+    """
+    unlike = difference(evaluations)
+    if unlike:
+        raise OptionError(f'No average is taken: {unlike}.')
 
 
-def _colour(block: dict[str, Any]) -> str:
-    return 'Y channel' if block.get('test_y_channel') else 'RGB'
+def _brief(value: Any) -> str:
+    return ', '.join(value) if isinstance(value, dict) else show_value(value)
+
+
+@dataclass(frozen=True)
+class _Metric:
+    function: Callable[..., Any]
+    options: dict[str, Any]
+    needs: tuple[str, ...]
+    higher_better: bool
+    rounds_itself: bool  # has an option quantize; any other metric is given 8-bit images
+
+
+class Measurement:
+    """Prepares images and computes the metrics of a protocol, each from what it needs.
+
+    A metric with an option ``quantize`` is given unrounded images and follows its option; any other one sees the 256
+    levels that a file would hold.
+
+    Args:
+        protocol: The protocol.
+
+    Raises:
+        OptionError: A metric is not known or not marked as one, an option of it or its package cannot be used.
+        MissingWeightsError: Its weights are not on this machine.
+    """
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self._metrics = {label: _metric(label, block) for label, block in protocol.metrics.items()}
+
+    @property
+    def higher_better(self) -> dict[str, bool]:
+        """Which way each metric points."""
+        return {label: m.higher_better for label, m in self._metrics.items()}
+
+    @property
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """What each metric needs: of ``img`` (restored), ``img2`` (clean) and ``lq`` (degraded)."""
+        return {label: m.needs for label, m in self._metrics.items()}
+
+    def check(self, given: Collection[str], where: str) -> None:
+        """Makes sure that every metric gets what it needs.
+
+        Args:
+            given: What there is beside the restored image: ``img2``, ``lq``.
+            where: What lacks the rest, for the message: ``Data set 'val'``.
+
+        Raises:
+            DataError: A metric needs what is not there.
+        """
+        for label, needs in self.needs.items():
+            missing = [NEEDED[k] for k in needs if k != 'img' and k not in given]
+            if missing:
+                kind = self.protocol.metrics[label]['type']
+                raise DataError(f"{where} has no {missing[0]}, which metric '{label}' ({kind}) compares with.")
+
+    def prepared(self, image: Tensor) -> Tensor:
+        """An image (N,C,H,W) in [0,1], cut and resized as the protocol says.
+
+        Raises:
+            DataError: It is smaller than the multiple to which it is cut.
+        """
+        multiple, size = self.protocol.crop_multiple, self.protocol.size
+        if multiple > 1:
+            height, width = image.shape[-2:]
+            if min(height, width) < multiple:
+                raise DataError(f'{height} x {width} pixels cannot be cut to a multiple of {multiple}.')
+            top, left = height % multiple // 2, width % multiple // 2
+            image = image[..., top : top + height // multiple * multiple, left : left + width // multiple * multiple]
+        if size is not None and image.shape[-2:] != (size, size):
+            image = F.interpolate(image, (size, size), mode='bilinear', align_corners=False)
+        return image
+
+    def scores(self, img: Tensor, img2: Tensor | None = None, lq: Tensor | None = None) -> dict[str, float]:
+        """Scores of one restored image by every metric.
+
+        Args:
+            img: Restored, (1,C,H,W); it and the others are clipped to [0,1].
+            img2: Clean, of the same shape.
+            lq: Degraded.
+
+        Raises:
+            DataError: A metric cannot be computed, or needs what is not given.
+        """
+        given = {k: image for k, image in (('img', img), ('img2', img2), ('lq', lq)) if image is not None}
+        self.check(given, 'This image')
+        return self._scores(given, self._metrics)
+
+    def scores_of_input(self, lq: Tensor, img2: Tensor | None = None) -> dict[str, float]:
+        """Scores of a degraded input, by those metrics that say something of it.
+
+        Args:
+            lq: Degraded, (1,C,H,W).
+            img2: Clean; compared with only where its shape is that of ``lq``.
+
+        Raises:
+            DataError: As :meth:`scores`.
+        """
+        given = {'img': lq} if img2 is None or img2.shape != lq.shape else {'img': lq, 'img2': img2}
+        return self._scores(given, {label: m for label, m in self._metrics.items() if set(given).issuperset(m.needs)})
+
+    def _scores(self, given: Mapping[str, Tensor], metrics: Mapping[str, _Metric]) -> dict[str, float]:
+        exact = {k: image.float().clamp(0, 1) for k, image in given.items()}
+        rounded = {k: image.mul(255).round().div(255) for k, image in exact.items()}
+        images = {True: exact, False: rounded}
+        return {
+            label: float(m.function(**{k: images[m.rounds_itself][k] for k in m.needs}, **m.options))
+            for label, m in metrics.items()
+        }
+
+
+def _metric(label: str, block: Mapping[str, Any]) -> _Metric:
+    function, options = checked_arguments(METRIC_REGISTRY, dict(block))
+    if not (hasattr(function, 'higher_better') and hasattr(function, 'needs')):
+        raise OptionError(
+            f"Metric '{label}': {block['type']} does not say which way is better; mark it with "
+            '@metric(higher_better=...) of basicsr.metrics.'
+        )
+    own = 'quantize' in fields_of_type('metric', function)
+    try:
+        return _Metric(function, options, needs_of(function, options), is_higher_better(function, options), own)
+    except QualIRError as error:  # a package or weights that are not here
+        raise type(error)(f"Metric '{label}': {error}") from error

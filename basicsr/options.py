@@ -14,9 +14,9 @@ from typing import Any
 
 from basicsr.errors import OptionError
 from basicsr.foreign_options import key_advice
+from basicsr.protocols import check_labels, check_protocol
 from basicsr.registry import (
     DATASET_REGISTRY,
-    METRIC_REGISTRY,
     MODEL_REGISTRY,
     SCHEDULER_REGISTRY,
     build,
@@ -27,7 +27,6 @@ from basicsr.schema import (
     Problems,
     check_block,
     check_typed_block,
-    dotted,
     fields_of_type,
     find_type,
     section_fields,
@@ -92,7 +91,7 @@ def check(document: Document, imports: list[str] | None = None) -> Options:
     train, arguments = _check_train(problems, document.values.get('train'), model, letters)
     sections = {key: _check_section(problems, key, cls, letters) for key, cls in SECTIONS.items()}
     datasets = _check_datasets(problems, document.values.get('datasets'))
-    _check_labels(problems, sections['val'].get('metrics'))
+    _check_protocol(problems, sections['val'])
     _check_presence(problems, document.values, letters)
     problems.stop()
     options = Options(
@@ -229,14 +228,11 @@ def _check_stages(problems: Problems, path: KeyPath, loader: LoaderOptions) -> N
         problems.add((*path, next(iter(given))), f'{text}; given: {show_value(given)}.')
 
 
-def _check_labels(problems: Problems, metrics: Any) -> None:
-    """A label must begin with its metric's name: a column called psnr may not hold another number."""
-    for label, block in metrics.items() if isinstance(metrics, dict) else ():
-        kind = block.get('type') if isinstance(block, dict) else None
-        name = str(kind).removeprefix('calculate_')
-        if kind in METRIC_REGISTRY and label != name and not label.startswith(f'{name}_'):
-            path = ('val', 'metrics', label)
-            problems.add(path, f"metric '{dotted(path)}' computes {name}: call it '{name}' or '{name}_...'.")
+def _check_protocol(problems: Problems, val: dict[str, Any]) -> None:
+    """The protocol of section ``val``, and the labels of its metrics and of the section's own."""
+    path, own = ('val', 'protocol'), val.get('metrics')
+    check_protocol(problems, path, val.get('protocol'), own)
+    check_labels(problems, ('val', 'metrics'), own)
 
 
 def _check_presence(problems: Problems, values: dict[str, Any], letters: tuple[str, ...]) -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.metadata
 import io
 import json
 import math
 import platform
 import subprocess
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -27,13 +29,18 @@ import torch
 import basicsr
 from basicsr.checkpoint import Loaded
 from basicsr.errors import OptionError
+from basicsr.evaluation import check_alike, difference
 from basicsr.files import archive, lock_folder, write_text
 from basicsr.sections import Options
 from basicsr.utils.misc import processor_name
 from basicsr.validation import ValResult, mean_scores
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 FORMAT = 1
 INPUT = 'input_'  # begins the columns of the degraded input's scores
+WIDTH = 200  # characters of a table that goes to a file
 GIT_SECONDS = 20  # after which a checkout is taken to have no git
 
 
@@ -90,10 +97,12 @@ def table_text(result: ValResult) -> str:
     before = list(dict.fromkeys(k for i in result.images for k in i.input_metrics))
     text = io.StringIO()
     rows = csv.writer(text, lineterminator='\n')
-    rows.writerow(['key', 'task', *scores, *(f'{INPUT}{k}' for k in before), 'height', 'width', 'seconds'])
+    timed = ['seconds'] if any(i.seconds is not None for i in result.images) else []
+    rows.writerow(['key', 'task', *scores, *(f'{INPUT}{k}' for k in before), 'height', 'width', *timed])
     for i in result.images:
         values = [*(i.metrics.get(k, '') for k in scores), *(i.input_metrics.get(k, '') for k in before)]
-        rows.writerow([i.key, i.task, *values, i.height, i.width, f'{i.seconds:.4f}'])
+        seconds = [] if i.seconds is None else [f'{i.seconds:.4f}']
+        rows.writerow([i.key, i.task, *values, i.height, i.width, *seconds])
     return text.getvalue()
 
 
@@ -106,10 +115,11 @@ def record_text(result: ValResult, facts: dict[str, Any]) -> str:
         'keys_sha256': digest_of_keys(i.key for i in result.images),
         **result.summary(),
         'higher_better': result.higher_better,
-        'protocol': str(result.protocol),
-        'protocol_parts': result.protocol.parts(),
+        'protocol': str(result.evaluation),
+        'protocol_digest': result.evaluation.protocol.digest,
+        'protocol_parts': result.evaluation.parts(),
         'seconds': round(result.seconds, 3),
-        'network_seconds': round(sum(i.seconds for i in result.images), 3),
+        'network_seconds': round(sum(i.seconds or 0.0 for i in result.images), 3),
         **facts,
     }
     return json.dumps(_plain(record), indent=1, allow_nan=False) + '\n'
@@ -133,9 +143,22 @@ def facts_of_test(options: Options, loaded: Loaded, sha256: str, device: torch.d
     return {
         'network': options.networks['g'],
         'checkpoint': {**asdict(loaded), 'sha256': sha256},
+        **facts_of_machine(device, processes),
+        'options': options.resolved,
+    }
+
+
+def facts_of_machine(device: torch.device, processes: int) -> dict[str, Any]:
+    """Versions, commit, machine and time, in plain containers.
+
+    Args:
+        device: Where the work is done.
+        processes: How many processes share it.
+    """
+    return {
         'versions': {
             'qualir': basicsr.__version__, 'torch': str(torch.__version__), 'python': platform.python_version(),
-            'cv2': cv2.__version__, 'numpy': np.__version__,
+            'cv2': cv2.__version__, 'numpy': np.__version__, **_version_of('pyiqa'),
         },
         'git': git_state(Path(basicsr.__file__).resolve().parents[1]),
         'machine': {
@@ -143,8 +166,17 @@ def facts_of_test(options: Options, loaded: Loaded, sha256: str, device: torch.d
             'type': device.type, 'processes': processes, 'threads': torch.get_num_threads(),
         },
         'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
-        'options': options.resolved,
     }  # fmt: skip
+
+
+def _version_of(package: str) -> dict[str, str]:
+    """The version of a package that metrics may come from, if it has been used."""
+    if package not in sys.modules:
+        return {}
+    try:
+        return {package: importlib.metadata.version(package)}
+    except importlib.metadata.PackageNotFoundError:
+        return {}
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
@@ -168,34 +200,94 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def show(results: list[ValResult]) -> None:
-    """Prints a table, a row for each set and task, and under it the protocols."""
-    from rich.console import Console
+def mean_of_sets(results: Sequence[ValResult]) -> dict[str, dict[str, float]]:
+    """Means over sets, each of which counts once however many images it has, as papers average their columns.
+
+    Returns:
+        ``metrics`` and ``input_metrics``; of each, what every set has.
+
+    Raises:
+        OptionError: The sets were not scored in the same way, or two have the same name.
+    """
+    names = [r.dataset for r in results]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise OptionError(f'No average is taken: two sets are called {twice}.')
+    check_alike({r.dataset: r.evaluation for r in results})
+    summaries, means = [r.summary() for r in results], {}
+    for kind in ('metrics', 'input_metrics'):
+        found = [s[kind] for s in summaries]
+        shared = [k for k in (found[0] if found else {}) if all(k in f for f in found)]
+        means[kind] = mean_scores([{k: f[k] for k in shared} for f in found])
+    return means
+
+
+def show(results: list[ValResult], average: bool = True) -> None:
+    """Prints a table, a row for each set and task and one for their average, and under it the protocols.
+
+    Args:
+        results: The sets.
+        average: Whether an average of several sets has a meaning; sets that were scored in unlike ways have none.
+    """
     from rich.table import Table
     from rich.text import Text
 
     metrics = list(dict.fromkeys(k for r in results for k in r.metrics))
-    protocols = '\n'.join(dict.fromkeys(str(r.protocol) for r in results))
-    table = Table(caption=Text(protocols), caption_justify='left')
+    timed = any(i.seconds is not None for r in results for i in r.images)
+    table = Table()
     for title in ('set', 'task'):
         table.add_column(title, overflow='fold')
-    for title in ('images', *metrics, 's/image'):
-        table.add_column(title, justify='right')
+    for title in ('images', *metrics, *(['s/image'] if timed else [])):
+        table.add_column(title, justify='right', overflow='fold')
     for result in results:
-        for row in _rows(result, metrics):
+        for row in _rows(result, metrics, timed):
             table.add_row(*map(Text, row))  # not as markup: a name may hold brackets
-    Console().print(table)
+    if average and _can_be_averaged(results):
+        table.add_section()
+        table.add_row(*map(Text, _average_row(results, metrics)))
+    console = open_console()
+    console.print(table)
+    for line in _caption(results, average):
+        console.print(Text(line), soft_wrap=True)
 
 
-def _rows(result: ValResult, metrics: list[str]) -> Iterator[list[str]]:
+def open_console() -> Console:
+    """Where tables are printed: as wide as the terminal; wide enough for many columns where there is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _caption(results: list[ValResult], average: bool) -> list[str]:
+    """The protocols, and what must be said of the sets."""
+    unlike = difference({r.dataset: r.evaluation for r in results}) if average else ''
+    doubts = {r.dataset: r.evaluation.protocol.doubt(len(r.images)) for r in results}
+    return [
+        *dict.fromkeys(str(r.evaluation) for r in results),
+        *(f'{name}: {doubt}' for name, doubt in doubts.items() if doubt),
+        *([f'No average: {unlike}.'] if unlike else []),
+    ]
+
+
+def _can_be_averaged(results: list[ValResult]) -> bool:
+    return len(results) > 1 and not difference({r.dataset: r.evaluation for r in results})
+
+
+def _average_row(results: list[ValResult], metrics: list[str]) -> list[str]:
+    means = mean_of_sets(results)
+    scores = [_arrow(means['input_metrics'].get(k), means['metrics'].get(k)) for k in metrics]
+    return ['average of the sets', '', str(sum(len(r.images) for r in results)), *scores]
+
+
+def _rows(result: ValResult, metrics: list[str], timed: bool) -> Iterator[list[str]]:
     """A row for each task, and one for all images where there are several tasks."""
     tasks = sorted({i.task for i in result.images})
     groups = [(t, [i for i in result.images if i.task == t]) for t in tasks]
     for task, images in [*groups, *([('all', result.images)] if len(groups) != 1 else [])]:
         after, before = (mean_scores([getattr(i, k) for i in images]) for k in ('metrics', 'input_metrics'))
-        seconds = sum(i.seconds for i in images) / max(len(images), 1)
+        seconds = sum(i.seconds or 0.0 for i in images) / max(len(images), 1)
         scores = [_arrow(before.get(k), after.get(k)) for k in metrics]
-        yield [result.dataset, task, str(len(images)), *scores, f'{seconds:.3f}']
+        yield [result.dataset, task, str(len(images)), *scores, *([f'{seconds:.3f}'] if timed else [])]
 
 
 def _arrow(before: float | None, after: float | None) -> str:

@@ -120,6 +120,8 @@ class ValOptions:
         val_freq: Iterations between validations; validation also runs after the last iteration.
         save_img: Whether to save the restored images of every validation, or of a test.
         suffix: What a test puts after the name of a saved image, name_suffix.png; null puts nothing.
+        protocol: Named way of scoring (derain-y, lol, ...; see docs/protocols.md), or a block that defines one; null
+            takes the metrics alone.
         metrics: One block a metric; the label is the metric's name (psnr) or begins with it (psnr_y).
         report: Whether to write report.html when training ends; it saves the images it needs.
         pbar: Whether the live bar counts the images of a validation or test.
@@ -134,6 +136,7 @@ class ValOptions:
     val_freq: Count | None = None
     save_img: bool = False
     suffix: str | None = None
+    protocol: str | dict | None = None
     metrics: dict[str, Annotated[dict, Block('metric')]] = field(default_factory=dict)
     report: bool = True
     pbar: bool = True

@@ -64,7 +64,8 @@ def test(args: argparse.Namespace) -> int:
         scored = []
         for validator in validators:
             scored.append(_run(validator, net, accelerator.is_main_process))
-            logger.info(f'{scored[-1].line("Test of")} ({scored[-1].protocol})')
+            logger.info(scored[-1].line('Test of'))
+            logger.info(f'Scored by {scored[-1].evaluation}')
             if accelerator.is_main_process:
                 folder.write(scored[-1], facts)
         if accelerator.is_main_process:

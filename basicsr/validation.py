@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from basicsr.errors import DataError
-from basicsr.evaluation import Protocol, open_restorer
+from basicsr.evaluation import Evaluation, Measurement, open_restorer
 from basicsr.image_io import to_uint8, write_image
-from basicsr.loader import batches, eval_loader
-from basicsr.registry import METRIC_REGISTRY
+from basicsr.loader import Fetcher, batches, eval_loader
+from basicsr.protocols import protocol_of
+from basicsr.sample_stream import Request
 from basicsr.sections import DatasetOptions, ValOptions
 from basicsr.tiling import Restorer
 
@@ -31,10 +33,10 @@ class ImageResult:
         key: Name of the image.
         task: Its degradation, or an empty text.
         metrics: Scores of the output.
-        input_metrics: Scores of the degraded input; empty when it differs in size from the clean image.
+        input_metrics: Scores of the degraded input, of those metrics that can be computed of it.
         height: Of the output, in pixels.
         width: Of the output, in pixels.
-        seconds: How long the network took.
+        seconds: How long the network took; None where there was none.
     """
 
     key: str
@@ -43,7 +45,7 @@ class ImageResult:
     input_metrics: dict[str, float]
     height: int
     width: int
-    seconds: float
+    seconds: float | None
 
     def record(self) -> dict[str, Any]:
         """The image as a part of the run's history."""
@@ -59,7 +61,7 @@ class ValResult:
         iteration: When it was validated.
         seconds: How long that took.
         images: The images, in the order of the set.
-        protocol: How the scores were computed.
+        evaluation: How the scores were made.
         higher_better: Which way each metric points.
     """
 
@@ -67,7 +69,7 @@ class ValResult:
     iteration: int
     seconds: float
     images: list[ImageResult]
-    protocol: Protocol
+    evaluation: Evaluation
     higher_better: dict[str, bool]
 
     @property
@@ -87,7 +89,7 @@ class ValResult:
             'kind': 'val', 'iter': self.iteration, 'dataset': self.dataset, 'seconds': round(self.seconds, 3),
             **self.summary(),
             'images': [i.record() for i in self.images],
-            'protocol': str(self.protocol),
+            'protocol': str(self.evaluation), 'protocol_digest': self.evaluation.protocol.digest,
             'higher_better': self.higher_better,
         }  # fmt: skip
 
@@ -95,7 +97,8 @@ class ValResult:
         """The set as a line of the log."""
         before = mean_scores([i.input_metrics for i in self.images])
         scores = [f'{k} {f"{before[k]:.4f} -> " if k in before else ""}{v:.4f}' for k, v in self.metrics.items()]
-        return f'{title} {self.dataset}, {len(self.images)} images, {self.seconds:.1f} s: {", ".join(scores)}'
+        count = f'{len(self.images)} images, {self.seconds:.1f} s'
+        return f'{title} {self.dataset}, {count}: {", ".join(scores)} ({self.evaluation.protocol.label})'
 
 
 def _means(images: list[ImageResult]) -> dict[str, dict[str, float]]:
@@ -118,12 +121,15 @@ class Validator:
     Args:
         dataset: The data set.
         options: Its checked block.
-        val: Section ``val``: the metrics, and how images go through the network.
+        val: Section ``val``: protocol and metrics, and how images go through the network.
         folder: Where images go.
         device: Where the network is.
         rank: This process; it takes every ``world_size``-th image.
         world_size: Number of processes.
         gather: Collects a list from all ranks.
+
+    Raises:
+        OptionError: Protocol or metrics cannot be used.
     """
 
     def __init__(
@@ -131,19 +137,27 @@ class Validator:
         device: torch.device, rank: int = 0, world_size: int = 1, gather: Callable[[list], list] = list,
     ) -> None:  # fmt: skip
         self.options, self.val, self.folder, self.device = options, val, folder / options.name, device
-        self.metrics = {label: (METRIC_REGISTRY.get(block['type']), block) for label, block in val.metrics.items()}
+        self.measurement = Measurement(protocol_of(val.protocol, val.metrics))
+        self.dataset = dataset
         self.loader = eval_loader(dataset, options, rank, world_size, options.loader.num_worker_per_gpu)
         self.rank, self.world_size, self.gather = rank, world_size, gather
         self._input_scores: dict[str, dict[str, float]] = {}  # they never change, so they are computed once
 
     def check(self, net: nn.Module) -> None:
-        """Makes sure, before any work, that a network can be run as section ``val`` says.
+        """Makes sure, before any work, that a network can be run as section ``val`` says and its images be scored.
 
         Raises:
-            OptionError: It cannot.
+            DataError: The set lacks what a metric needs, or its first image cannot be read.
+            OptionError: The network cannot be run so.
         """
         with open_restorer(net, self.device, self.val):
             pass
+        if len(self.dataset):  # type: ignore[arg-type]
+            sample = Fetcher(self.dataset, self.options.name, self.options.loader.on_error)[Request(0, (0, 0, 0))]
+            if 'error' in sample:
+                raise DataError(sample['error'])
+            given = {'img2' if k == 'gt' else k for k in sample}
+            self.measurement.check(given, f"Data set '{self.options.name}'")
 
     def run(
         self, net: nn.Module, iteration: int, save_img: bool = False, examples: bool = False,
@@ -177,24 +191,26 @@ class Validator:
             net.train(was_training)
         shards = self.gather([(results, restorer.describe())])
         ways = ' / '.join(dict.fromkeys(way for _, way in shards))  # ranks with unlike memory may differ
-        higher = {label: bool(f.higher_better) for label, (f, _) in self.metrics.items()}
         images, seconds = _interleave([shard for shard, _ in shards]), time.perf_counter() - start
-        return ValResult(self.options.name, iteration, seconds, images, self.protocol(ways), higher)
+        higher = self.measurement.higher_better
+        return ValResult(self.options.name, iteration, seconds, images, self.evaluation(ways), higher)
 
-    def protocol(self, images: str) -> Protocol:
-        """How the scores are computed.
+    def evaluation(self, images: str) -> Evaluation:
+        """How the scores are made.
 
         Args:
             images: How the images went through the network, in words.
         """
-        return Protocol(self.val.metrics, images, self.val.self_ensemble, self.val.tlc, self.val.precision)
+        val = self.val
+        return Evaluation(self.measurement.protocol, images, val.self_ensemble, val.tlc, val.precision)
 
     def _images(self, restorer: Restorer, ending: str, save_img: bool, examples: bool) -> Iterator[ImageResult]:
         for number, batch in enumerate(batches(self.loader)):
             key, task = batch['key'][0], batch.get('task', [''])[0]
-            lq = batch['lq'].to(self.device, non_blocking=True)
-            gt = batch['gt'].to(self.device, non_blocking=True) if 'gt' in batch else None
-            output, seconds = self._restored(restorer, lq)
+            with self._named(key):
+                lq, gt = self._prepared(batch['lq']), self._prepared(batch.get('gt'))
+                output, seconds = self._restored(restorer, lq)
+                scores, before = self.measurement.scores(output, gt, lq), self._scores_of_input(lq, gt, key)
             example = examples and number * self.world_size < REPORT_IMAGES
             if save_img or example:
                 write_image(self.folder / f'{key}{ending}.png', to_uint8(output[0]))
@@ -202,8 +218,18 @@ class Validator:
                 write_image(self.folder / f'{key}_lq.png', to_uint8(lq[0]))
                 if gt is not None:
                     write_image(self.folder / f'{key}_gt.png', to_uint8(gt[0]))
-            scores, before = self._scores(output, gt, key), self._scores_of_input(lq, gt, key)
             yield ImageResult(key, task, scores, before, *output.shape[-2:], seconds)
+
+    @contextmanager
+    def _named(self, key: str) -> Iterator[None]:
+        """Lets a complaint about an image say which one it is."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"Data set '{self.options.name}', '{key}': {error}") from error
+
+    def _prepared(self, image: torch.Tensor | None) -> torch.Tensor | None:
+        return None if image is None else self.measurement.prepared(image.to(self.device, non_blocking=True))
 
     def _restored(self, restorer: Restorer, lq: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The restored image, and the seconds it took."""
@@ -214,29 +240,9 @@ class Validator:
         return output, time.perf_counter() - start
 
     def _scores_of_input(self, lq: torch.Tensor, gt: torch.Tensor | None, key: str) -> dict[str, float]:
-        if gt is None or lq.shape != gt.shape:
-            return {}
         if key not in self._input_scores:
-            self._input_scores[key] = self._scores(lq, gt, key)
+            self._input_scores[key] = self.measurement.scores_of_input(lq, gt)
         return self._input_scores[key]
-
-    def _scores(self, image: torch.Tensor, gt: torch.Tensor | None, key: str) -> dict[str, float]:
-        if not self.metrics:
-            return {}
-        if gt is None:
-            raise DataError(
-                f"Data set '{self.options.name}': '{key}' has no clean image to compute {', '.join(self.metrics)} with."
-            )
-        image, gt, scores = _in_levels(image), _in_levels(gt), {}
-        for label, (metric, block) in self.metrics.items():
-            arguments = {k: v for k, v in block.items() if k != 'type'}
-            scores[label] = float(metric(image, gt, **arguments))
-        return scores
-
-
-def _in_levels(image: torch.Tensor) -> torch.Tensor:
-    """An image as its 8-bit file would hold it, still in [0,1]: what every metric is to see."""
-    return image.clamp(0, 1).mul(255).round().div(255)
 
 
 def _interleave(shards: list[list[ImageResult]]) -> list[ImageResult]:

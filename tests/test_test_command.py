@@ -130,21 +130,24 @@ def test_the_record_says_what_the_scores_rest_on(tmp_path):
     assert set(record['versions']) == {'qualir', 'torch', 'python', 'cv2', 'numpy'}
     assert record['machine'] == {**record['machine'], 'type': 'cpu', 'processes': 1, 'threads': torch.get_num_threads()}
     assert record['options']['datasets']['test']['dataroot_gt'] == str(tmp_path / 'gt')
+    default = {
+        'crop_border': 0, 'test_y_channel': False, 'y_rounding': False, 'gt_mean': False, 'quantize': True,
+    }  # fmt: skip
     assert record['protocol_parts'] == {
-        'metrics': {
-            'psnr': {'type': 'calculate_psnr', 'colour': 'RGB', 'crop_border': 0},
-            'ssim': {'type': 'calculate_ssim', 'colour': 'RGB', 'crop_border': 0},
-        },
-        'rounding': '8-bit rounding', 'images': 'whole images', 'self_ensemble': False, 'tlc': None,
+        'name': '',
+        'metrics': {k: {'type': f'calculate_{k}', **default} for k in ('psnr', 'ssim')},
+        'crop_multiple': 1, 'size': None, 'images': 'whole images', 'self_ensemble': False, 'tlc': None,
         'precision': 'fp32',
     }  # fmt: skip
-    words = 'psnr: calculate_psnr, RGB, no crop; ssim: calculate_ssim, RGB, no crop; 8-bit rounding, whole images'
-    assert record['protocol'] == words
+    words = 'psnr: calculate_psnr, RGB, no crop; ssim: calculate_ssim, RGB, no crop; 8-bit rounding'
+    assert record['protocol'] == f'protocol {record["protocol_digest"]} ({words}); whole images'
 
 
 @pytest.mark.parametrize(
     ('val', 'words'),
     [
+        ({'metrics': {'psnr': {'type': 'calculate_psnr', 'quantize': False}}}, 'no rounding'),
+        ({'protocol': 'derain-rgb', 'metrics': {}}, 'cut to a multiple of 16 px'),
         ({'tile': 32, 'tile_overlap': 8}, 'tiles of 32 px, overlap 8 px'),
         ({'self_ensemble': True}, 'self-ensemble x8'),
         ({'tlc': 12}, 'TLC window 12 px'),
@@ -166,7 +169,7 @@ def test_what_changes_the_scores_is_in_the_protocol(tmp_path, val, words):
 def test_options_of_a_metric_are_told_and_it_sees_8_bit_images(tmp_path):
     level = {'type': 'calculate_off_level', 'gain': 2.0}
     found, told = scores(tmp_path, metrics={'off_level': level})
-    assert 'off_level: calculate_off_level, RGB, no crop, gain 2.0;' in told
+    assert 'off_level: calculate_off_level, gain 2.0;' in told
     assert found['off_level'] < 1e-3  # float32's own rounding; without levels it would be near 1
 
 
