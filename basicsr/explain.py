@@ -98,16 +98,16 @@ def _type_text(registry: Registry, name: str) -> str:
 def _nested(kind: str, name: str | None = None) -> list[str]:
     """The types of blocks that the keys of a type (or of all types of a kind) hold."""
     registry = registry_of(kind)
-    inner: dict[str, str] = {}
+    inner: dict[str, dict[str, None]] = {}
     for known in [name] if name else registry.keys():
         for key, f in _fields(registry, known).items():
             if (held := block_kind(f.annotation)) and held != kind:
-                inner.setdefault(held, key)
-    return [text for held, key in inner.items() for text in _about_block_of(held, key)]
+                inner.setdefault(held, {})[key] = None
+    return [text for held, keys in inner.items() for text in _about_block_of(held, list(keys))]
 
 
-def _about_block_of(kind: str, key: str) -> Iterator[str]:
-    yield f'{key} holds blocks with a type ({kind}) and the keys of that type:'
+def _about_block_of(kind: str, keys: list[str]) -> Iterator[str]:
+    yield '\n'.join(f'{key} holds blocks with a type ({kind}) and the keys of that type:' for key in keys)
     registry = registry_of(kind)
     yield from map(partial(_type_text, registry), registry.keys())
 

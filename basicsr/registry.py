@@ -231,6 +231,7 @@ LOSS_REGISTRY = Registry('loss', 'basicsr.losses', '*_loss.py')
 MODEL_REGISTRY = Registry('model', 'basicsr.models', '*_model.py')
 SCHEDULER_REGISTRY = Registry('scheduler', 'basicsr.models', '*_scheduler.py')
 METRIC_REGISTRY = Registry('metric', 'basicsr.metrics', '*.py')
+SCORER_REGISTRY = Registry('scorer', 'basicsr.iqa', '*_scorer.py')
 
 REGISTRIES: dict[str, Registry] = {
     r.name: r
@@ -242,6 +243,7 @@ REGISTRIES: dict[str, Registry] = {
         MODEL_REGISTRY,
         SCHEDULER_REGISTRY,
         METRIC_REGISTRY,
+        SCORER_REGISTRY,
     )
 }
 

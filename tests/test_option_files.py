@@ -13,7 +13,8 @@ from basicsr.options import load
 
 from .runs import ROOT
 
-FILES = sorted(p for p in (ROOT / 'options').rglob('*.yml') if '_base' not in p.parts)
+NO_RUNS = ('_base', 'iqa')  # folders of what option files include, and of ensembles of scorers
+FILES = sorted(p for p in (ROOT / 'options').rglob('*.yml') if p.relative_to(ROOT / 'options').parts[0] not in NO_RUNS)
 
 
 def make_pairs(folder):
