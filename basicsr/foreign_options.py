@@ -94,7 +94,6 @@ KEYS: dict[str, dict[str, str]] = {
         'val_freq': 'Write it in section val.',
         'mixing_augs': "Remove it: mixup is not offered (Restormer's own files leave it off, except for denoising).",
         'mixup': 'Remove it: mixup is not offered.',
-        'perceptual_opt': 'Remove it: the training method has no perceptual loss.',
         'gan_opt': _GAN,
         'optim_d': _GAN,
         'ldl_opt': _GAN,
@@ -104,7 +103,7 @@ KEYS: dict[str, dict[str, str]] = {
     'val': {
         'window_size': _PADDED,
         'rgb2bgr': 'Remove it: images are RGB throughout and are written as such.',
-        'use_image': 'Remove it: metrics are always computed on 8-bit images.',
+        'use_image': 'Remove it: metrics see 8-bit images, but those that take quantize: false.',
         'max_minibatch': 'Write tile_batch.',
         'grids': 'Write tile: auto, or the side of a tile in pixels; without it whole images are validated.',
         'trans_num': 'Write self_ensemble: true in place of 8; without it images are validated as they are.',
@@ -179,7 +178,12 @@ TYPES: dict[str, dict[str, Advice]] = {
         'Baseline': Advice('write NAFNet, its successor.', 'NAFNet'),
         'BaselineLocal': Advice('write NAFNet, its successor.', 'NAFNet'),
     },
-    'metric': {'calculate_skimage_ssim': Advice('write calculate_ssim.', 'calculate_ssim')},
+    'metric': {'calculate_skimage_ssim': Advice('write calculate_ssim_skimage.', 'calculate_ssim_skimage')},
+    'loss': {
+        'PerceptualLoss': Advice(
+            "write {type: FeatureLoss}, whose backbone is installed; it is not VGG's loss, so weigh it anew."
+        )
+    },
 }
 
 

@@ -21,6 +21,7 @@ class RestorationModel(BaseModel):
         networks: ``{'g': net}``, mapping (N,3,H,W) to (N,3,H,W).
         pixel_opt: Loss between output and ground truth, pixel by pixel.
         fft_opt: Loss between their spectra, added to it.
+        perceptual_opt: Loss between their features, such as FeatureLoss, added to it.
     """
 
     def __init__(
@@ -28,14 +29,18 @@ class RestorationModel(BaseModel):
         networks: dict[str, nn.Module],
         pixel_opt: Annotated[dict, Block('loss')],
         fft_opt: Annotated[dict, Block('loss')] | None = None,
+        perceptual_opt: Annotated[dict, Block('loss')] | None = None,
     ) -> None:
         super().__init__(networks)
         self.cri_pix = build(LOSS_REGISTRY, pixel_opt)
         self.cri_fft = build(LOSS_REGISTRY, fft_opt) if fft_opt else None
+        self.cri_perceptual = build(LOSS_REGISTRY, perceptual_opt) if perceptual_opt else None
 
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         output = self.net_g(batch['lq'])
         losses = {'l_pix': self.cri_pix(output, batch['gt'])}
         if self.cri_fft is not None:
             losses['l_fft'] = self.cri_fft(output, batch['gt'])
+        if self.cri_perceptual is not None:
+            losses['l_percep'] = self.cri_perceptual(output, batch['gt'])
         return losses

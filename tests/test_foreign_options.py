@@ -246,7 +246,7 @@ CHANGES = {
         'datasets.train.prefetch_mode': 'drop',
         'network_d': 'drop',
         'train.optim_d': 'drop',
-        'train.perceptual_opt': 'drop',
+        'train.perceptual_opt.type': {'type': 'FeatureLoss'},
         'train.gan_opt': 'drop',
         'train.net_d_iters': 'drop',
         'train.net_d_init_iters': 'drop',
@@ -282,6 +282,9 @@ def apply(values, changes):
             block = block[key]
         if change == 'drop':
             del block[last]
+        elif isinstance(change, dict):
+            block.clear()
+            block.update(change)
         elif dotted == 'datasets.train.use_flip':
             block[change] = block.pop(last)
         else:

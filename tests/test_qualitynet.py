@@ -96,7 +96,8 @@ def test_training_leaves_the_backbone_alone():
     net = QualityNet(hidden=16).train()
     assert not net.backbone.training
     assert net.quality.training
-    assert not any(p.requires_grad for p in net.backbone.parameters())
+    assert not list(net.backbone.parameters())
+    assert not net.backbone.state_dict()
 
 
 def test_wrong_types_are_refused():
@@ -243,3 +244,18 @@ def test_a_short_training_learns_to_rank(tmp_path, monkeypatch):
     losses = [r['losses'] for r in records if r['kind'] == 'train']
     assert losses[-1]['l_rank'] < losses[0]['l_rank']
     assert losses[-1]['rank_accuracy'] > 0.9
+
+
+def test_a_network_trains_with_a_perceptual_loss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = [
+        'num_gpu=0', 'train:total_iter=2', 'train:perceptual_opt={"type": "FeatureLoss", "loss_weight": 0.1}',
+        'datasets:train:num_worker_per_gpu=0', 'datasets:train:gt_size=48', 'datasets:train:batch_size_per_gpu=2',
+        'datasets:val:val_size=48', 'val:report=false', 'logger:print_freq=1',
+    ]  # fmt: skip
+    assert train.main(['-opt', 'options/quickstart.yml', '--force_yml', *overrides]) == 0
+    lines = (tmp_path / 'experiments/quickstart/history.jsonl').read_text().splitlines()
+    losses = [json.loads(line).get('losses') for line in lines if '"kind":"train"' in line]
+    assert losses[0]['l_percep'] > 0
+    saved = torch.load(tmp_path / 'experiments/quickstart/models/net_g_latest.pth', weights_only=True)
+    assert not any('backbone' in k or 'cri' in k for k in saved['params'])
