@@ -46,8 +46,8 @@ class QualityNet(nn.Module):
     def __init__(
         self,
         types: tuple[str, ...] = TYPES,
-        hidden: Annotated[int, Range(1)] = 128,
-        dropout: Annotated[float, Range(0, 0.9)] = 0.1,
+        hidden: Annotated[int, Range(1)] = 64,
+        dropout: Annotated[float, Range(0, 0.9)] = 0.3,
         backbone: str | None = None,
     ) -> None:
         super().__init__()

@@ -29,6 +29,16 @@ def make_pairs(folder):
     return roots
 
 
+def make_ranked(folder):
+    """Two pictures in four versions each."""
+    for photo in sorted((folder / 'gt').iterdir())[:2]:
+        for rank in range(4):
+            target = folder / 'ranked' / photo.stem / f'{rank}.png'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(target), cv2.imread(str(photo)) // (rank + 1))
+    return folder / 'ranked'
+
+
 def small_data(options, folder):
     """Overrides that put generated pairs where a data set is not on this machine, and keep batches and networks small.
 
@@ -39,7 +49,8 @@ def small_data(options, folder):
     for key, dataset in options.datasets.items():
         for path, block in blocks_with_roots(f'datasets:{key}', dataset.block):
             roots = roots or make_pairs(folder)
-            overrides += [f'{path}:{k}={v}' for k, v in roots.items() if k in block]
+            given = {'dataroot_lq': make_ranked(folder)} if block['type'] == 'RankedFolderDataset' else roots
+            overrides += [f'{path}:{k}={v}' for k, v in given.items() if k in block]
             if 'meta_info_file' in block:
                 overrides += [f'{path}:meta_info_file=null']
         overrides += [f'datasets:{key}:num_worker_per_gpu=0']
@@ -68,7 +79,7 @@ def blocks_with_roots(path, block):
     """Data set blocks, and those inside a mixture, whose images are not in the checkout, with their places."""
     for name, member in block.get('datasets', {}).items():
         yield from blocks_with_roots(f'{path}:datasets:{name}', member)
-    roots = block.get('dataroot_gt', [])
+    roots = block.get('dataroot_gt', block.get('dataroot_lq', []))
     roots = [roots] if isinstance(roots, str) else roots
     if roots and not all((ROOT / root).exists() for root in roots):
         yield path, block

@@ -1,0 +1,78 @@
+"""The study of benchmarks/qualitynet.py, in small, and what its figures count."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from basicsr.image_io import read_image, write_image
+from basicsr.iqa import build_scorer
+from benchmarks import quality_ladders, qualitynet
+
+from .runs import ROOT
+
+
+def test_a_small_study(tmp_path, monkeypatch):
+    photos = tmp_path / 'photos'
+    for name in ('goat', 'sheep'):
+        write_image(photos / f'{name}.png', read_image(ROOT / f'datasets/sample/val/{name}.jpg')[:160, :200])
+    ranked = tmp_path / 'ladders/goat_Haze'
+    for rank in range(3):
+        image = read_image(photos / 'goat.png').astype(np.float32)
+        write_image(ranked / f'{rank}.png', (image * 0.4**rank + 128 * (1 - 0.4**rank)).astype(np.uint8))
+    monkeypatch.setattr(qualitynet, 'SAMPLE', photos)
+    monkeypatch.setattr(qualitynet, 'COMPARED', ('QualityNet', 'NIQE'))
+    page = tmp_path / 'page.md'
+    shutil.copy(ROOT / 'docs/quality.md', page)
+    result = tmp_path / 'result.json'
+    arguments = [
+        '--ladders',
+        str(tmp_path / 'ladders'),
+        '--output',
+        str(result),
+        '--page',
+        str(page),
+        '--processes',
+        '2',
+    ]
+    assert qualitynet.main(arguments) == 0
+    found = json.loads(result.read_text())
+    assert found['photos'] == 2
+    assert set(found['ranked']) == set(quality_ladders.LADDERS)
+    assert found['ranked']['noise']['right']['qualitynet'] > 0.9
+    assert found['restored_ladders']['right']['qualitynet'] == 1
+    assert 'clean' in found['types']
+    text = page.read_text()
+    assert (
+        '| noise | ' in text.split('<!-- qualitynet: unseen begin -->')[1].split('<!-- qualitynet: unseen end -->')[0]
+    )
+
+
+def test_types_are_counted_for_each_strength():
+    groups = [['clean', 'clean', 'noise'], ['blur', 'noise', 'noise']]
+    ranked = {name: {'types': groups} for name in qualitynet.TYPED}
+    found = qualitynet._types(ranked)
+    assert found['clean']['all'] == 0.5
+    assert found['noise'] == {'all': 0.75, 'visible': 1.0}
+    assert found['haze']['visible'] == 0
+
+
+def test_pairs_count_where_psnr_and_ssim_agree(tmp_path):
+    clean = read_image(ROOT / 'datasets/sample/val/goat.jpg')[:96, :96]
+    noisy = np.clip(clean.astype(int) + np.random.default_rng(0).normal(0, 25, clean.shape), 0, 255).astype(np.uint8)
+    files = [tmp_path / f'{n}.png' for n in ('clean', 'same', 'noisy')]
+    for file, image in zip(files, (clean, np.clip(clean.astype(int) + 1, 0, 255).astype(np.uint8), noisy)):
+        write_image(file, image)
+    with torch.no_grad():
+        votes = qualitynet._votes(files, [build_scorer({'type': 'QualityNet'})])
+    # clean and the brighter copy differ by nothing in SSIM: only the two pairs with the noisy image count
+    assert [v['clean'] for v in votes] == [True, False]
+    assert all(v['qualitynet'] for v in votes)
+    assert qualitynet._rate([], 'qualitynet') is None
+
+
+@pytest.mark.parametrize('found', [None, 0.875])
+def test_shares_are_told_in_percent(found):
+    assert qualitynet._percent(found) == ('-' if found is None else '87.5')
