@@ -53,7 +53,7 @@ def run_in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers:
         except BrokenProcessPool:
             raise QualIRError(
                 'A worker process ended unexpectedly, perhaps for want of memory. Run the same command again with '
-                'fewer --workers.'
+                'fewer worker processes.'
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

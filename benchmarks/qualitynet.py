@@ -95,10 +95,11 @@ def _of_ladder(name: str, photos: dict[str, np.ndarray], judges: Sequence[Scorer
 
 def _judged(images: Tensor, judges: Sequence[Scorer]) -> dict[str, Any]:
     with torch.no_grad():
-        scores = {s.name: s.raw(images).tolist() for s in judges}
+        scores = {s.name: s.raw(images).tolist() for s in judges if s.name != 'qualitynet'}
         net = next(s for s in judges if s.name == 'qualitynet')
-        kinds = [net.type_names[i] for i in net.types(images).argmax(dim=1).tolist()]
-    return {'scores': scores, 'types': kinds}
+        quality, types = net.judge(images)
+    kinds = [net.type_names[i] for i in types.argmax(dim=1).tolist()]
+    return {'scores': {**scores, 'qualitynet': quality.tolist()}, 'types': kinds}
 
 
 def _types(ranked: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -44,6 +44,11 @@ def check_chance(owner: object, name: str, chance: float) -> float:
     return float(chance)
 
 
+def as_float(pixels: np.ndarray) -> np.ndarray:
+    """Whole numbers to float32 in [0,1]."""
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+
+
 def to_linear(image: np.ndarray) -> np.ndarray:
     """Display values in [0,1] to linear light (the sRGB curve of IEC 61966-2-1)."""
     values = np.asarray(image, np.float32)

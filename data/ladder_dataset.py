@@ -15,7 +15,7 @@ from basicsr.image_source import Cache, IoBackend, open_source, parts_of
 from basicsr.registry import DATASET_REGISTRY, DEGRADATION_REGISTRY, build, nearest
 from basicsr.schema import Block, Range
 
-from ._fields import check_chance
+from ._fields import as_float, check_chance
 from ._lists import listed_stems
 from .base_dataset import BaseDataset, Phase, unique_keys
 
@@ -125,13 +125,13 @@ class LadderDataset(BaseDataset):
         if self.phase == 'train':
             number, kind = index, int(rng.integers(len(self.ladders)))
             chosen = np.sort(rng.choice(len(self.levels), self.rungs - 1, replace=False))
-            photo = _as_float(self._window(number, rng, gt_size))
+            photo = as_float(self._window(number, rng, gt_size))
             perfect = rng.random() >= self.chances[kind]
             photo = photo if perfect else self.prior[int(rng.integers(len(self.prior)))](photo, rng)
         else:
             (number, kind), rng = divmod(index, len(self.ladders)), np.random.default_rng((0, index))
             chosen = np.linspace(0, len(self.levels) - 1, self.rungs - 1).round().astype(int)
-            photo, perfect = _as_float(self._reduce(self.gt.pixels(self.stems[number]))), True
+            photo, perfect = as_float(self._reduce(self.gt.pixels(self.stems[number]))), True
         seed = int(rng.integers(2**63))
         ladder = [self.ladders[kind][step] for step in chosen]
         views = [photo, *(d(photo.copy(), np.random.default_rng(seed)) for d in ladder)]
@@ -198,8 +198,3 @@ def _resized(photo: np.ndarray, factor: float) -> np.ndarray:
         return photo
     height, width = (max(1, round(n * factor)) for n in photo.shape[:2])
     return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _as_float(pixels: np.ndarray) -> np.ndarray:
-    """Whole numbers to float32 in [0,1]."""
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)

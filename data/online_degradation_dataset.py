@@ -14,6 +14,7 @@ from basicsr.image_source import Cache, IoBackend, open_source, parts_of
 from basicsr.registry import DATASET_REGISTRY, DEGRADATION_REGISTRY, build
 from basicsr.schema import Block, Range
 
+from ._fields import as_float
 from ._lists import listed_stems
 from .base_dataset import BaseDataset, Phase, first_few, unique_keys
 
@@ -103,7 +104,7 @@ class OnlineDegradationDataset(BaseDataset):
             degradation, rng = self.degradations[kind], np.random.default_rng((0, index))
             photo, depth = (self._reduce(i) for i in self._photo(number))
             key = self.keys[index]
-        clean = _as_float(photo)
+        clean = as_float(photo)
         degraded = self._degrade(degradation, clean, rng, depth)
         path = self.gt.path(self.stems[number])
         return {
@@ -117,7 +118,7 @@ class OnlineDegradationDataset(BaseDataset):
     ) -> np.ndarray:  # fmt: skip
         if depth is None or not getattr(degradation, 'uses_depth', False):
             return degradation(clean, rng)
-        far = _as_float(depth)
+        far = as_float(depth)
         return degradation(clean, rng, 1 - far if self.inverse_depth else far)
 
     def _window(self, number: int, rng: np.random.Generator, gt_size: int | None) -> list[np.ndarray | None]:
@@ -148,8 +149,3 @@ class OnlineDegradationDataset(BaseDataset):
         factor = self.val_size / max(height, width)
         size = max(1, round(width * factor)), max(1, round(height * factor))
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _as_float(pixels: np.ndarray) -> np.ndarray:
-    """Whole numbers to float32 in [0,1]."""
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)

@@ -54,19 +54,19 @@ class PyIQA(Scorer):
         download: bool = False,
         align_crop_face: bool = True,
     ) -> None:
-        version = _check_package()
+        version = check_package()
         _check_metric(metric)
-        options: dict[str, Any] = {} if weights is None else {'pretrained_model_path': _weights_path(metric, weights)}
+        options: dict[str, Any] = {} if weights is None else {'pretrained_model_path': weights_path(metric, weights)}
         if '-face' in metric:
             options['align_crop_face'] = align_crop_face
         elif not align_crop_face:
             raise OptionError(f'PyIQA {metric}: align_crop_face belongs to topiq_nr-face and its variants.')
         asks = not metric.startswith(WITHOUT_GRADIENT) and not ('-face' in metric and align_crop_face)
-        built = _create(metric, asks, options, download)
+        built = create_metric(metric, asks, options, download)
         super().__init__(name or metric, _calibration(metric, built, version, low, high), f'pyiqa {version} {metric}')
         if weights is not None:
             self.version += f' {_digest(options["pretrained_model_path"])}'
-            _check_all_taken(metric, built.net, options['pretrained_model_path'])
+            check_all_taken(metric, built.net, options['pretrained_model_path'])
         self.metric = built.eval().requires_grad_(False)
         for hidden in _hidden_networks(built.net):
             hidden.eval().requires_grad_(False)
@@ -84,7 +84,7 @@ class PyIQA(Scorer):
     def _one(self, image: Tensor) -> Tensor:
         with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
             torch.manual_seed(0)
-            with _quiet():
+            with quietly():
                 answer = self.metric(image)
         value = (answer[0] if isinstance(answer, tuple | list) else answer).reshape(-1)
         if value.numel() != 1:
@@ -106,7 +106,7 @@ class PyIQA(Scorer):
         return found is not None and bool(found.isfinite().all() and found.abs().sum() > 0)
 
 
-def _check_package() -> str:
+def check_package() -> str:
     """The version of pyiqa.
 
     Raises:
@@ -123,7 +123,7 @@ def _check_package() -> str:
     if tuple(int(part) for part in re.findall(r'\d+', found)[:3]) < OLDEST:
         raise OptionError(f'PyIQA: pyiqa {found} is too old; at least {".".join(map(str, OLDEST))} is needed.')
     try:
-        with _quiet():
+        with quietly():
             import pyiqa  # noqa: F401
     except Exception as error:  # its dependencies fail in their own ways, RuntimeError of torchvision among them
         raise OptionError(f'PyIQA: pyiqa {found} cannot be imported: {type(error).__name__}: {error}') from error
@@ -143,13 +143,13 @@ def _check_metric(metric: str) -> None:
     raise OptionError(f"PyIQA: pyiqa has no metric '{metric}'.{hint} It has: {', '.join(known)}.")
 
 
-def _weights_path(metric: str, weights: str) -> str:
+def weights_path(metric: str, weights: str) -> str:
     from basicsr.weights import find_weights_file
 
     return str(find_weights_file([Path(weights).name], weights, f'PyIQA {metric}'))
 
 
-def _create(metric: str, with_gradient: bool, options: dict[str, Any], download: bool) -> Any:
+def create_metric(metric: str, with_gradient: bool, options: dict[str, Any], download: bool) -> Any:
     """The metric of pyiqa, on the CPU.
 
     Raises:
@@ -164,7 +164,7 @@ def _create(metric: str, with_gradient: bool, options: dict[str, Any], download:
     loss = {'loss_reduction': 'none'} if with_gradient else {}
     guard = contextlib.nullcontext() if download else no_downloads(f'PyIQA {metric}')
     try:
-        with guard, _quiet():
+        with guard, quietly():
             return pyiqa.create_metric(metric, as_loss=with_gradient, device=torch.device('cpu'), **loss, **options)
     except QualIRError:
         raise
@@ -197,7 +197,7 @@ def _read(metric: str, path: str | None) -> Any:
         raise CheckpointError(f"PyIQA {metric}: '{path}' is no file of weights: {text}") from error
 
 
-def _check_all_taken(metric: str, net: nn.Module, path: str) -> None:
+def check_all_taken(metric: str, net: nn.Module, path: str) -> None:
     """Makes sure that every trained tensor comes from the file: some metrics load what fits and leave the rest random.
 
     Raises:
@@ -241,7 +241,7 @@ def _hidden_networks(net: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without pyiqa's messages on the output and in the log."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)

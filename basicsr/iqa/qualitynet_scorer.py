@@ -66,7 +66,7 @@ class QualityNet(Scorer):
 
     def raw(self, images: Tensor, degraded: Tensor | None = None) -> Tensor:
         """The quality head's output, unbounded, about -10 (strongly degraded) to 10 (clean)."""
-        return self.net(self._reduced(images))[0]
+        return self.judge(images)[0]
 
     def types(self, images: Tensor) -> Tensor:
         """Probabilities of the degradation types.
@@ -77,7 +77,12 @@ class QualityNet(Scorer):
         Returns:
             (N,types), rows add up to 1; differentiable.
         """
-        return self.net(self._reduced(images))[1].softmax(dim=1)
+        return self.judge(images)[1]
+
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`raw` and :meth:`types` in one pass."""
+        quality, logits = self.net(self._reduced(images))
+        return quality, logits.softmax(dim=1)
 
     def _reduced(self, images: Tensor) -> Tensor:
         images = images.to(self.net.norm.running_mean.dtype)

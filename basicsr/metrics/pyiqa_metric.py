@@ -83,13 +83,13 @@ def _built(metric: str, weights: str | None, download: bool) -> Any:
         MissingWeightsError: The weights are not on this machine.
         CheckpointError: The weights do not fit.
     """
-    from basicsr.iqa.pyiqa_scorer import _check_all_taken, _create, _weights_path
+    from basicsr.iqa.pyiqa_scorer import check_all_taken, create_metric, weights_path
 
     _compares(metric)
-    path = {} if weights is None else {'pretrained_model_path': _weights_path(metric, weights)}
-    built = _create(metric, False, path, download)
+    path = {} if weights is None else {'pretrained_model_path': weights_path(metric, weights)}
+    built = create_metric(metric, False, path, download)
     for given in path.values():
-        _check_all_taken(metric, built.net, given)
+        check_all_taken(metric, built.net, given)
     return built.eval().requires_grad_(False)
 
 
@@ -99,9 +99,9 @@ def _compares(metric: str) -> bool:
     Raises:
         OptionError: pyiqa is not installed, or has no such metric.
     """
-    from basicsr.iqa.pyiqa_scorer import _check_package
+    from basicsr.iqa.pyiqa_scorer import check_package
 
-    _check_package()
+    check_package()
     import pyiqa
 
     one, two = (pyiqa.list_models(metric_mode=mode) for mode in ('NR', 'FR'))
@@ -117,9 +117,9 @@ def _compares(metric: str) -> bool:
 
 def _one(name: str, model: Any, images: tuple[Tensor, ...]) -> Tensor:
     """The score of one image (1,3,H,W), alone or with the wanted one: (1,), float64."""
-    from basicsr.iqa.pyiqa_scorer import _quiet
+    from basicsr.iqa.pyiqa_scorer import quietly
 
-    with torch.random.fork_rng(devices=[images[0].device] if images[0].is_cuda else []), _quiet():
+    with torch.random.fork_rng(devices=[images[0].device] if images[0].is_cuda else []), quietly():
         torch.manual_seed(0)
         found = model(*images)
     value = (found[0] if isinstance(found, tuple | list) else found).reshape(-1)
