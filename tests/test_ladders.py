@@ -24,7 +24,7 @@ ARTEFACTS = ['OverSharpen', 'OverSmooth', 'ColourShift', 'OverEnhance', 'Ringing
 
 
 def photo():
-    return read_image(ROOT / 'datasets/sample/val/goat.jpg')[:128, :160].astype(np.float32) / 255
+    return read_image(ROOT / 'datasets/sample/val/goat.jpg')[:128, :160]
 
 
 @pytest.mark.parametrize('name', ARTEFACTS)

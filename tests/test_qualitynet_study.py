@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.image_io import read_image, write_image
+from basicsr.image_io import read_image, to_uint8, write_image
 from basicsr.iqa import build_scorer
 from benchmarks import quality_ladders, qualitynet
 
@@ -20,8 +20,9 @@ def test_a_small_study(tmp_path, monkeypatch):
         write_image(photos / f'{name}.png', read_image(ROOT / f'datasets/sample/val/{name}.jpg')[:160, :200])
     ranked = tmp_path / 'ladders/goat_Haze'
     for rank in range(3):
-        image = read_image(photos / 'goat.png').astype(np.float32)
-        write_image(ranked / f'{rank}.png', (image * 0.4**rank + 128 * (1 - 0.4**rank)).astype(np.uint8))
+        image = read_image(photos / 'goat.png')
+        noise = np.random.default_rng(rank).normal(0, 0.1 * rank, image.shape)
+        write_image(ranked / f'{rank}.png', to_uint8(np.clip(image + noise, 0, 1)))
     monkeypatch.setattr(qualitynet, 'SAMPLE', photos)
     monkeypatch.setattr(qualitynet, 'COMPARED', ('QualityNet', 'NIQE'))
     page = tmp_path / 'page.md'
@@ -61,10 +62,10 @@ def test_types_are_counted_for_each_strength():
 
 def test_pairs_count_where_psnr_and_ssim_agree(tmp_path):
     clean = read_image(ROOT / 'datasets/sample/val/goat.jpg')[:96, :96]
-    noisy = np.clip(clean.astype(int) + np.random.default_rng(0).normal(0, 25, clean.shape), 0, 255).astype(np.uint8)
+    noisy = clean + np.random.default_rng(0).normal(0, 0.1, clean.shape)
     files = [tmp_path / f'{n}.png' for n in ('clean', 'same', 'noisy')]
-    for file, image in zip(files, (clean, np.clip(clean.astype(int) + 1, 0, 255).astype(np.uint8), noisy)):
-        write_image(file, image)
+    for file, image in zip(files, (clean, clean + 1 / 255, noisy)):
+        write_image(file, to_uint8(np.clip(image, 0, 1)))
     with torch.no_grad():
         votes = qualitynet._votes(files, [build_scorer({'type': 'QualityNet'})])
     # clean and the brighter copy differ by nothing in SSIM: only the two pairs with the noisy image count
