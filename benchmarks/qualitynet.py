@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from basicsr.cli import run_command
+from basicsr.image_io import list_images
 from basicsr.iqa import Scorer
 from basicsr.metrics import calculate_psnr, calculate_ssim
 from benchmarks import quality_ladders
@@ -40,6 +42,13 @@ PAGE = ROOT / 'docs/quality.md'
 SAMPLE = ROOT / 'datasets/sample/val'
 COMPARED = ('QualityNet', 'NIQE', 'BRISQUE', 'PIQE')
 STEP_PSNR, STEP_SSIM = 1.0, 0.02  # two restorations are told apart where they differ by so much in both, alike
+REAL = {  # degradation: folder of real photographs below the data's root
+    'haze': 'real/haze',
+    'rain': 'real/rain',
+    'snow': 'real/snow',
+    'low_light': 'real/lowlight',
+    'underwater': 'real/underwater',
+}
 TYPED = ('haze', 'rain', 'snow', 'low_light', 'underwater', 'noise', 'blur', 'jpeg')
 
 
@@ -67,18 +76,36 @@ def study(args: argparse.Namespace) -> int:
     judges, reasons = scorers([{'type': t} for t in COMPARED], args.weights)
     print('\n'.join(reasons))
     photos = quality_ladders.photographs([SAMPLE, *args.photos])
-    found: dict[str, Any] = {'photos': len(photos), 'versions': {s.name: s.version for s in judges}}
-    found['ranked'] = {n: _of_ladder(n, photos, judges, args.processes) for n in quality_ladders.LADDERS}
+    told = {'photos': len(photos), 'versions': {s.name: s.version for s in judges}}
+    found = _stored(args.output, told)
+    if 'ranked' not in found:
+        found['ranked'] = {n: _of_ladder(n, photos, judges, args.processes) for n in quality_ladders.LADDERS}
     found['types'] = _types(found['ranked'])
-    if args.ladders is not None:
+    if args.ladders is not None and 'restored_ladders' not in found:
         found['restored_ladders'] = _of_ranked_folders(args.ladders, judges, args.processes)
-    if args.restored is not None and args.data is not None:
+    if args.data is not None and 'real_types' not in found:
+        found['real_types'] = {k: _real_types(Path(args.data) / f, judges, args.processes) for k, f in REAL.items()}
+    if args.restored is not None and args.data is not None and 'restored_real' not in found:
         found['restored_real'] = {
             n: _of_restored(args, n, judges) for n in quality_ladders.PAIRS if (args.restored / n).is_dir()
         }
     save(args.output, json.dumps(found, indent=1) + '\n')
     show(args, found)
     return 0
+
+
+def _stored(file: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """What was measured before of the same photographs by the same scorers."""
+    stored = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
+    return stored if all(stored.get(k) == v for k, v in told.items()) else told
+
+
+def _real_types(folder: Path, judges: Sequence[Scorer], processes: int) -> dict[str, int]:
+    """How often each type is named in a folder of real photographs, the most frequent first."""
+    files = list_images(folder)
+    net = [s for s in judges if s.name == 'qualitynet']
+    work = lambda number: _judged(quality_ladders.file_tensor(files[number])[None], net)['types'][0]  # noqa: E731
+    return dict(Counter(shared(work, len(files), processes)).most_common())
 
 
 def _of_ladder(name: str, photos: dict[str, np.ndarray], judges: Sequence[Scorer], processes: int) -> dict[str, Any]:
@@ -177,7 +204,7 @@ def _rate(votes: Sequence[dict[str, Any]], name: str) -> float | None:
 
 def show(args: argparse.Namespace, found: dict[str, Any]) -> None:
     """Writes the two tables into the page, and prints them."""
-    tables = {'unseen': ranking_table(found), 'types': types_table(found)}
+    tables = {'unseen': ranking_table(found), 'types': types_table(found), 'real': real_table(found)}
     text = args.page.read_text(encoding='utf-8')
     for name, made in tables.items():
         text = between(text, f'qualitynet: {name}', made)
@@ -216,6 +243,16 @@ def types_table(found: dict[str, Any]) -> str:
     lines = [[k, *(f'{100 * types[name][k]:.1f}' for name in types)] for k in ('all', 'visible')]
     titles = {'all': 'all five strengths', 'visible': 'all but the weakest'}
     return table(['type named rightly, %', *types], [[titles[line[0]], *line[1:]] for line in lines])
+
+
+def real_table(found: dict[str, Any]) -> str:
+    """What QualityNet says of real photographs, by what they show."""
+    lines = []
+    for kind, counts in found.get('real_types', {}).items():
+        total = sum(counts.values())
+        other = ', '.join(f'{k} {v}' for k, v in counts.items() if k != kind)
+        lines.append([kind, str(total), f'{counts.get(kind, 0)} ({100 * counts.get(kind, 0) / total:.0f}%)', other])
+    return table(['real photographs of', 'images', 'named so', 'named otherwise'], lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

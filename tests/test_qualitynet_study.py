@@ -23,6 +23,7 @@ def test_a_small_study(tmp_path, monkeypatch):
         image = read_image(photos / 'goat.png')
         noise = np.random.default_rng(rank).normal(0, 0.1 * rank, image.shape)
         write_image(ranked / f'{rank}.png', to_uint8(np.clip(image + noise, 0, 1)))
+    monkeypatch.delenv('QUALIR_DATA', raising=False)
     monkeypatch.setattr(qualitynet, 'SAMPLE', photos)
     monkeypatch.setattr(qualitynet, 'COMPARED', ('QualityNet', 'NIQE'))
     page = tmp_path / 'page.md'
@@ -49,6 +50,20 @@ def test_a_small_study(tmp_path, monkeypatch):
     assert (
         '| noise | ' in text.split('<!-- qualitynet: unseen begin -->')[1].split('<!-- qualitynet: unseen end -->')[0]
     )
+
+
+def test_what_was_measured_is_kept_for_the_same_heads_only(tmp_path):
+    told = {'photos': 2, 'versions': {'qualitynet': 'a'}}
+    (tmp_path / 'r.json').write_text(json.dumps({**told, 'ranked': {'x': 1}}))
+    assert qualitynet._stored(tmp_path / 'r.json', told)['ranked'] == {'x': 1}
+    other = {'photos': 2, 'versions': {'qualitynet': 'b'}}
+    assert qualitynet._stored(tmp_path / 'r.json', other) == other
+    assert qualitynet._stored(tmp_path / 'none.json', told) == told
+
+
+def test_real_photographs_are_told_by_what_they_are_called():
+    text = qualitynet.real_table({'real_types': {'haze': {'clean': 3, 'haze': 1}}})
+    assert '| haze | 4 | 1 (25%) | clean 3 |' in text
 
 
 def test_types_are_counted_for_each_strength():
