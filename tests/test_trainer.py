@@ -326,7 +326,8 @@ def test_loader_processes_may_be_started_in_any_way(tmp_path, method):
 def test_waiting_for_data_is_recorded_and_advised_on_once(tmp_path, seconds, warned):
     changes = {'datasets.train.seconds': seconds, 'train.total_iter': 30, 'train.scheduler.T_max': 30}
     if not warned:  # steps so long that a busy machine does not make the data look slow beside them
-        changes |= {'network_g': {'type': 'NAFNet', 'width': 8}, 'logger.print_freq': 30}
+        blocks = {'enc_blk_nums': [2], 'middle_blk_num': 2, 'dec_blk_nums': [2]}
+        changes |= {'network_g': {'type': 'NAFNet', 'width': 16, **blocks}, 'logger.print_freq': 30}
     assert run(tmp_path, changes) == 0
     logs = ''.join(f.read_text() for f in (tmp_path / 'experiments/tiny').glob('*.log'))
     assert logs.count('of the time is spent waiting for data') == warned
