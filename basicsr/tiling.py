@@ -16,6 +16,7 @@ from basicsr.errors import DataError, OptionError, QualIRError
 from basicsr.logger import get_root_logger
 from basicsr.network import facts_of, pad_to_multiple
 from basicsr.tile_plan import Span, plan_axis, round_up
+from basicsr.views import VIEWS
 
 Precision = Literal['fp32', 'bf16', 'fp16']
 Progress = Callable[[int, int], None]
@@ -305,12 +306,9 @@ class Restorer:
         if not self.self_ensemble:
             return self._network(inputs)
         total = None
-        for turns in range(4):
-            for flip in (False, True):
-                turned = torch.rot90(inputs.flip(-1) if flip else inputs, turns, (-2, -1))
-                output = torch.rot90(self._network(turned), -turns, (-2, -1))
-                output = (output.flip(-1) if flip else output) / 8
-                total = output if total is None else total.add_(output)
+        for view in VIEWS.values():
+            output = view.invert(self._network(view.apply(inputs))) / 8
+            total = output if total is None else total.add_(output)
         return total
 
     def _network(self, inputs: Tensor) -> Tensor:

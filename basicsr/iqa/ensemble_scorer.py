@@ -119,8 +119,12 @@ class Ensemble(Scorer):
     def combine(self, raw: dict[str, Tensor]) -> Tensor:
         """The weighted mean from raw scores of the members, of any shape."""
         total = sum(member.weight for member in self.options.values())
-        parts = [self.options[name].weight * self._to_unit(name, raw[name]) for name in self.options]
+        parts = [self.options[name].weight * score for name, score in self.in_unit(raw).items()]
         return sum(parts[1:], parts[0]) / total
+
+    def in_unit(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each member's own score in [0,1], higher better, from its raw scores."""
+        return {name: self._to_unit(name, raw[name]) for name in self.options}
 
     def _to_unit(self, name: str, raw: Tensor) -> Tensor:
         if not self.limits:

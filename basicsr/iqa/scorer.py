@@ -100,6 +100,10 @@ class Scorer(nn.Module, ABC):
         """The score in [0,1] from the raw scores of :meth:`members`, of any shape."""
         return self.calibration.apply(raw[self.name])
 
+    def in_unit(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each member's own score in [0,1], higher better, from its raw scores."""
+        return {self.name: self.calibration.apply(raw[self.name])}
+
     def tiles(self, images: Tensor, tiles: int = 2, degraded: Tensor | None = None) -> Tensor:
         """Scores of the cells of a grid.
 
