@@ -118,17 +118,13 @@ class Scorer(nn.Module, ABC):
         Raises:
             DataError: A cell would be smaller than ``min_size``.
         """
-        height, width = (n // tiles for n in images.shape[-2:])
-        rows = [(i * height, None if i == tiles - 1 else (i + 1) * height) for i in range(tiles)]
-        columns = [(i * width, None if i == tiles - 1 else (i + 1) * width) for i in range(tiles)]
-        cells = [(slice(*row), slice(*column)) for row in rows for column in columns]
-        parts = [(images[..., r, c], None if degraded is None else degraded[..., r, c]) for r, c in cells]
-        even = len({p.shape for p, _ in parts}) == 1
-        if even:  # one pass for all cells
-            together = None if degraded is None else torch.cat([d for _, d in parts])
-            scores = self(torch.cat([p for p, _ in parts]), together).view(len(parts), -1)
+        parts = cells(images, tiles)
+        inputs = cells(degraded, tiles) if degraded is not None else [None] * len(parts)
+        if len({p.shape for p in parts}) == 1:  # one pass for all cells
+            together = None if degraded is None else torch.cat(inputs)
+            scores = self(torch.cat(parts), together).view(len(parts), -1)
         else:
-            scores = torch.stack([self(*part) for part in parts])
+            scores = torch.stack([self(*part) for part in zip(parts, inputs)])
         return scores.T.reshape(-1, tiles, tiles)
 
     def train(self, mode: bool = True) -> Scorer:
@@ -156,6 +152,19 @@ class Scorer(nn.Module, ABC):
             images = images.detach()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.differentiable):
             return self.raw(images, degraded if self.needs_degraded else None)
+
+
+def cells(images: Tensor, tiles: int) -> list[Tensor]:
+    """The cells of a grid, row by row.
+
+    Args:
+        images: (N,C,H,W); rows and columns that do not divide evenly go to the last cells.
+        tiles: Cells to a side.
+    """
+    height, width = (n // tiles for n in images.shape[-2:])
+    rows = [(i * height, None if i == tiles - 1 else (i + 1) * height) for i in range(tiles)]
+    columns = [(i * width, None if i == tiles - 1 else (i + 1) * width) for i in range(tiles)]
+    return [images[..., slice(*row), slice(*column)] for row in rows for column in columns]
 
 
 def build_scorer(block: dict[str, Any]) -> Scorer:
