@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from basicsr.errors import DataError, OptionError
 from basicsr.iqa.scorer import Scorer
-from basicsr.schema import Range
 from basicsr.views import VIEWS
 
 from .base_model import Batch
@@ -29,7 +28,9 @@ class BankedTeacher(MeanTeacherModel):
     gate: DualGate | None
     views: list[str]
 
-    def set_up(self, judge: Judge, bank: LabelBank, views: list[str] | None = None, gate: DualGate | None = None) -> None:
+    def set_up(
+        self, judge: Judge, bank: LabelBank, views: list[str] | None = None, gate: DualGate | None = None
+    ) -> None:
         """Gives the method its parts.
 
         Args:
@@ -49,13 +50,17 @@ class BankedTeacher(MeanTeacherModel):
 
     def pseudo_labels(self, weak: Tensor, batch: Batch) -> tuple[Labels, dict[str, Tensor]]:
         """New labels are judged, gated and offered to the bank; what the bank then holds is taught."""
-        labels = self.judge.labels(self.teach(weak, [VIEWS[v] for v in self.views]))
+        labels = self.judge.labels(self.candidates(weak, batch))
         told = {'teacher_score': labels.scores.mean()}
         if self.gate is not None:
             labels, refused = self.gate(labels)
             told['gated'] = refused.float().mean()
         labels = self.keep(labels, batch)
         return labels, {**told, **told_of(labels)}
+
+    def candidates(self, weak: Tensor, batch: Batch) -> Tensor:
+        """New labels (B,V,3,H,W): what the teacher makes of each view."""
+        return self.teach(weak, [VIEWS[v] for v in self.views])
 
     def keep(self, labels: Labels, batch: Batch) -> Labels:
         """Offers labels to the bank and returns what it holds of these images.
@@ -99,5 +104,3 @@ def told_of(labels: Labels) -> dict[str, Tensor]:
         'labelled': valid.any(1).float().mean(),
         'label_scores': torch.where(total > 0, counts / total, torch.nan),
     }
-
-

@@ -28,6 +28,15 @@ class BaseModel(nn.Module, ABC):
         for letter, net in networks.items():
             setattr(self, f'net_{letter}', net)
         self._averages: dict[str, nn.Module] = {}
+        self.iteration = 0
+
+    def start_iteration(self, iteration: int) -> None:
+        """Is called before the losses of every iteration, also of the first one after a resume.
+
+        Args:
+            iteration: Counted from 1, as schedules need it; kept as ``iteration``.
+        """
+        self.iteration = iteration
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -37,7 +46,9 @@ class BaseModel(nn.Module, ABC):
             batch: ``lq`` and ``gt`` (N,3,H,W), RGB in [0,1], and what else the data set gives.
 
         Returns:
-            Scalars by name. Those that begin with ``l_`` are added up and minimised, the others are only logged.
+            Tensors by name. Those that begin with ``l_`` are scalars, added up and minimised. The others are signals,
+            which are only logged: scalars or vectors (a distribution over bins), whose NaN elements mean "no value"
+            and are left out of the mean. All processes must return the same names.
         """
 
     def forward(self, batch: Batch, player: str = 'g') -> dict[str, torch.Tensor]:
@@ -57,8 +68,11 @@ class BaseModel(nn.Module, ABC):
         return self._averages.get('g', self.network('g'))
 
     def extra_state(self) -> dict[str, Any]:
-        """What the method keeps between steps beside its networks, for the checkpoint: tensors and plain containers."""
+        """What the method keeps between steps beside its networks, for the checkpoint: tensors and plain containers.
+
+        Is called on all processes at once, so it may gather from them; what the first one returns is saved.
+        """
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`extra_state` gave."""
+        """Takes back what :meth:`extra_state` gave; is called on every process with all of it."""

@@ -52,6 +52,8 @@ class QualiTeacherModel(BankedTeacher):
         ramp_iters: Iterations over which that factor rises; null begins with the whole.
         average_labels: Whether the losses of an image's labels are averaged, or added up as in the release.
         views: Views that the teacher sees, such as hflip, vflip, rot90 (released) and identity.
+        strength: Range of the strength a drawn for every label, which becomes x + a (teacher - x), clipped: below
+            1 weaker than the teacher, beyond 1 stronger. Our addition; null takes the teacher's output, as released.
         tiles: Cells of the grid to a side.
         mask: What a cell's weight is made of: its members' weighted mean (addition), their product, or nothing.
         inverted_members: Members that count as 1 minus their score in the mask: CLIP in the release, by mistake.
@@ -96,6 +98,7 @@ class QualiTeacherModel(BankedTeacher):
         ramp_iters: Count | None = None,
         average_labels: bool = False,
         views: list[str] | None = None,
+        strength: tuple[Weight, Weight] | None = None,
         tiles: Count = 2,
         mask: Mask = 'addition',
         inverted_members: list[str] | None = None,
@@ -121,13 +124,22 @@ class QualiTeacherModel(BankedTeacher):
         merge: Literal['auto', 'always', 'never'] = 'auto',
     ) -> None:
         super().__init__(
-            networks, pixel_opt, fft_opt, perceptual_opt, gradient_opt, label_opt, contrast_opt, label_weight, ramp_iters
+            networks,
+            pixel_opt,
+            fft_opt,
+            perceptual_opt,
+            gradient_opt,
+            label_opt,
+            contrast_opt,
+            label_weight,
+            ramp_iters,
         )
         judge = judge_of(scorer, tiles, mask, inverted_members)
         bank = LabelBank(bank_size, bank_policy, bank_rank, bank_memory_mb)
         barrier = DualGate(gate_scorers, gate_views, gate, gate_members, list(judge.scorer.members()))
         self.set_up(judge, bank, ['hflip', 'vflip', 'rot90'] if views is None else views, barrier)
         self.average_labels, self.drop_score, self.merge = average_labels, drop_score, merge
+        self.strength = strength
         self.cri_preference = build(LOSS_REGISTRY, _whole(preference_opt)) if preference_opt else None
         self.cri_scattering = build(LOSS_REGISTRY, _whole(scattering_opt)) if scattering_opt else None
         self.preference_start, self.low_scores = preference_start, low_scores
@@ -154,12 +166,23 @@ class QualiTeacherModel(BankedTeacher):
             )
         if self.cri_scattering is not None and not hasattr(getattr(self.net_g, 'host', self.net_g), 'stages'):
             raise OptionError(f'scattering_opt: {type(self.net_g).__name__} predicts no transmission.')
-        if self.low_scores[0] > self.low_scores[1]:
-            raise OptionError(f'low_scores: {list(self.low_scores)}; the smaller one comes first.')
+        for name, span in (('low_scores', self.low_scores), ('strength', self.strength)):
+            if span is not None and span[0] > span[1]:
+                raise OptionError(f'{name}: {list(span)}; the smaller one comes first.')
 
     def scorers(self) -> list[Scorer]:
         """All judges, which follow the method to its device but are no part of its weights."""
         return [*super().scorers(), *self.held_out]
+
+    def candidates(self, weak: Tensor, batch: Batch) -> Tensor:
+        """New labels (B,V,3,H,W): what the teacher makes of each view, at its strength."""
+        images = super().candidates(weak, batch)
+        if self.strength is None:
+            return images
+        draws = [self._draws(f'{key} strength').uniform(*self.strength, images.shape[1]) for key in batch['real_key']]
+        strength = torch.from_numpy(np.stack(draws)).to(images)[..., None, None, None]
+        start = weak[:, None, :3].float()
+        return (start + strength * (images - start)).clamp(0, 1)
 
     # ---- the student ----------------------------------------------------------------------------------------------
 
@@ -277,7 +300,9 @@ class QualiTeacherModel(BankedTeacher):
             found['l_drift'] = self.drift_weight * self.net_g.condition.drift()
         return found
 
-    def _preference(self, top: Tensor, low: Tensor | None, labels: Tensor | Labels, strong: Tensor) -> dict[str, Tensor]:
+    def _preference(
+        self, top: Tensor, low: Tensor | None, labels: Tensor | Labels, strong: Tensor
+    ) -> dict[str, Tensor]:
         if low is None:
             return self._regression(top, labels, strong)
         high, lower = self.judge.reward(torch.cat((top, low))).chunk(2)

@@ -143,7 +143,7 @@ def test_only_members_with_grad_reach_the_student(grad, moves):
 
 
 def test_a_scorer_without_a_gradient_is_refused_for_what_needs_one():
-    with pytest.raises(OptionError, match='entropy has no gradient.*RegressionPreferenceLoss'):
+    with pytest.raises(OptionError, match=r'entropy has no gradient.*RegressionPreferenceLoss'):
         method('QualiTeacherModel', scorer='Entropy')
     model = method(
         'QualiTeacherModel', scorer='Entropy', crop_weight=0.0, preference_opt={'type': 'RegressionPreferenceLoss'}
@@ -169,7 +169,7 @@ def test_preference_and_crop_wait_for_their_iteration():
     given = batch(1)
     names = {}
     for iteration in (9, 10, 12):
-        names[iteration] = {k for k in method('QualiTeacherModel', iteration=iteration, **options)(given)}
+        names[iteration] = set(method('QualiTeacherModel', iteration=iteration, **options)(given))
     assert not names[9] & {'l_preference', 'l_crop'}
     assert 'l_preference' in names[10]
     assert 'l_crop' not in names[10]
@@ -229,9 +229,8 @@ def test_gates_refuse_whole_images_and_the_bank_is_taught_instead():
 def test_the_percentile_gate_refuses_about_its_share():
     model = method('QualiTeacherModel', gate='percentile', gate_scorers=90.0, gate_views=None)
     torch.manual_seed(0)
-    refused = []
-    for n in range(400):
-        labels = model.judge.labels(torch.rand(1, 3, 3, 32, 32) * torch.rand(1, 1, 1, 1, 1)) if n < 1 else labels
+    labels, refused = model.judge.labels(torch.rand(1, 3, 3, 32, 32)), []
+    for _ in range(400):
         labels.members = torch.rand(1, 3, 2)
         refused.append(model.gate(labels)[1].float().mean().item())
     assert sum(refused[:60]) == 0
@@ -342,3 +341,36 @@ def test_two_processes_follow_one_with_the_doubled_batch(tmp_path):
     banks = [state(tmp_path / name, 6, 'teacher')['extra']['bank'] for name in ('one', 'two')]
     keys = [sorted(k for g in bank['groups'] for k in g['keys']) for bank in banks]
     assert keys[0] == keys[1]
+
+
+def test_strength_makes_labels_between_the_image_and_beyond_the_teacher():
+    given = batch(2)
+    half = method('QualiTeacherModel', strength=[0.5, 0.5]).candidates(given['real'], given)
+    whole = method('QualiTeacherModel').candidates(given['real'], given)
+    assert torch.allclose(half, (whole + given['real'][:, None]) / 2, atol=1e-6)
+    none = method('QualiTeacherModel', strength=[0.0, 0.0]).candidates(given['real'], given)
+    assert torch.allclose(none, given['real'][:, None].expand_as(none), atol=1e-6)
+    drawn = method('QualiTeacherModel', strength=[0.0, 1.5])
+    first = drawn.candidates(given['real'], given)
+    assert not torch.allclose(first[:, 0], first[:, 1], atol=1e-3)
+    assert torch.equal(first, drawn.candidates(given['real'], given))  # the same in the same iteration
+    drawn.start_iteration(8)
+    assert not torch.equal(first, drawn.candidates(given['real'], given))
+
+
+@pytest.mark.parametrize(
+    ('options', 'text'),
+    [
+        ({'views': ['turned']}, 'views: .*turned.*allowed are identity'),
+        ({'inverted_members': ['clip']}, "no member 'clip'; it has colourfulness, brisque"),
+        ({'gate_members': ['clip']}, "no member 'clip'"),
+        ({'gate': 'percentile', 'gate_scorers': 101.0}, 'gate_scorers: 101'),
+        ({'low_scores': [0.6, 0.4]}, 'smaller one comes first'),
+        ({'contrast_opt': {'type': 'L1Loss'}}, 'L1Loss does not contrast'),
+        ({'label_opt': {'type': 'L1Loss', 'reduction': 'mean'}}, 'leave out reduction'),
+        ({'preference_opt': {'type': 'L1Loss'}}, 'preference_opt: give ScorePreferenceLoss'),
+    ],
+)
+def test_what_cannot_be_is_refused_with_one_sentence(options, text):
+    with pytest.raises(OptionError, match=text):
+        method('QualiTeacherModel', **options)
