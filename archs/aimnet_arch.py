@@ -278,8 +278,18 @@ class AIMnet(RestorationNetwork):
         """
         names = ('top', 'middle', 'bottleneck')
         scales = list(zip(names, self.channels, (1, 2, 4)))
-        first = {f'{name}.1': Site(channels, stride, tap=True) for name, channels, stride in scales}
+        first = {f'{name}.1': Site(c, stride, tap=True, feature=3 + n) for n, (name, c, stride) in enumerate(scales)}
         return first | {f'{name}.2': Site(channels, stride) for name, channels, stride in reversed(scales)}
+
+    @property
+    def injection_sites(self) -> tuple[str, ...]:
+        """The smallest scale after either round, as in QualiTeacher's release."""
+        return 'bottleneck.1', 'bottleneck.2'
+
+    @property
+    def published_conditions(self) -> dict[str, str]:
+        """QualiTeacher's release has one table for both."""
+        return dict.fromkeys(self.injection_sites, 'score_embedding')
 
     def prepare(self, image: Tensor) -> Tensor:
         """Appends the illumination map to whole images (N,3,H,W): an input (N,6,H,W) that may be cut into tiles."""

@@ -164,10 +164,12 @@ class MST(nn.Module):
     @staticmethod
     def sites(prefix: str, tap: bool = False) -> dict[str, Site]:
         """The sites in the order in which they are visited; those of the encoder are taps where ``tap`` says so."""
-        found = {f'{prefix}.encoder.{n}': Site(DIM << n, 1 << n, tap) for n in range(DEPTH)}
-        found[f'{prefix}.bottleneck'] = Site(DIM << DEPTH, 1 << DEPTH, tap)
+        found = {f'{prefix}.encoder.{n}': Site(DIM << n, 1 << n, tap, part=prefix) for n in range(DEPTH)}
+        found[f'{prefix}.bottleneck'] = Site(DIM << DEPTH, 1 << DEPTH, tap, -1 if tap else None, prefix)
         for n, level in enumerate(reversed(range(DEPTH))):
-            found |= {f'{prefix}.{part}.{n}': Site(DIM << level, 1 << level) for part in ('up', 'fusion')}
+            found |= {
+                f'{prefix}.{place}.{n}': Site(DIM << level, 1 << level, part=prefix) for place in ('up', 'fusion')
+            }
         return found
 
     def encode(self, x: Tensor, other: Tensor, visit: Visit, prefix: str) -> list[Tensor]:
@@ -280,10 +282,22 @@ class CORUN(RestorationNetwork):
         ``up``.
         """
         found: dict[str, Site] = {}
-        for name, stage in self._stages():
-            if stage is not self.last:
-                found |= MST.sites(f'{name}.transmission', tap=stage is self.first)
-            found |= MST.sites(f'{name}.image')
+        for prefix in self._parts():
+            found |= MST.sites(prefix, tap=prefix == 'stage0.transmission')
+        return found
+
+    @property
+    def injection_sites(self) -> tuple[str, ...]:
+        """Two places in every transformer, as in QualiTeacher's release."""
+        return tuple(f'{prefix}.{place}' for prefix in self._parts() for place in ('encoder.2', 'fusion.0'))
+
+    @property
+    def published_conditions(self) -> dict[str, str]:
+        """QualiTeacher's release has a table for every transformer, and a convolution after each that goes up."""
+        found = {}
+        for prefix, module in self._parts().items():
+            found |= {f'{prefix}.{place}': f'{module}.score_embedding' for place in ('encoder.2', 'fusion.0')}
+            found |= {f'{prefix}.up.{n}': f'{module}.decoder_layers.{n}.0.body.2' for n in range(DEPTH)}
         return found
 
     def stages(self, inp: Tensor, visit: Visit = keep) -> tuple[list[Tensor], list[Tensor]]:
@@ -314,6 +328,16 @@ class CORUN(RestorationNetwork):
         """The stages in the order in which they run, with their names."""
         for n, stage in enumerate((self.first, *self.basic, self.last)):
             yield f'stage{n}', stage
+
+    def _parts(self) -> dict[str, str]:
+        """The names of the transformers in the order in which they run, and those of their modules."""
+        found = {}
+        for n in range(len(self.basic) + 2):
+            module = 'first' if n == 0 else 'last' if n > len(self.basic) else f'basic.{n - 1}'
+            if module != 'last':
+                found[f'stage{n}.transmission'] = f'{module}.trans_net'
+            found[f'stage{n}.image'] = f'{module}.dehaze_net'
+        return found
 
     def _first_transmission(self, x: Tensor) -> Tensor:
         return self.first.trans_prox(x, x, torch.full_like(x[:, :1], 0.5))

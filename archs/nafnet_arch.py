@@ -121,7 +121,7 @@ class NAFNet(RestorationNetwork):
         """Outputs of the encoder levels (``encoders.0`` ...), of the middle and of the decoder levels."""
         width, depth = self.intro.out_channels, len(self.encoders)
         levels = {f'encoders.{n}': Site(width << n, 1 << n, tap=True) for n in range(depth)}
-        levels['middle_blks'] = Site(width << depth, 1 << depth, tap=True)
+        levels['middle_blks'] = Site(width << depth, 1 << depth, tap=True, feature=-1)
         return levels | {f'decoders.{n}': Site(width << k, 1 << k) for n, k in enumerate(reversed(range(depth)))}
 
     def encode(self, x: Tensor, visit: Visit = keep) -> list[Tensor]:

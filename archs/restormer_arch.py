@@ -113,7 +113,7 @@ class RestormerUNet(RestorationNetwork):
             'encoder_level1': Site(dim, 1, tap=True),
             'encoder_level2': Site(2 * dim, 2, tap=True),
             'encoder_level3': Site(4 * dim, 4, tap=True),
-            'latent': Site(8 * dim, 8, tap=True),
+            'latent': Site(8 * dim, 8, tap=True, feature=-1),
             'decoder_level3': Site(4 * dim, 4),
             'decoder_level2': Site(2 * dim, 2),
             'decoder_level1': Site(2 * dim, 1),

@@ -8,6 +8,7 @@ plain containers only.
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,9 +53,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f'Checkpoint {path} does not exist.')
     try:
         if path.suffix == '.safetensors':
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -67,6 +66,21 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f'Checkpoint {path} holds a {type(content).__name__}, not a dictionary of tensors.')
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors, and of the header what tools/export_weights.py writes there: ``network_g`` and ``iter``."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework='pt') as file:
+        names = file.keys()  # the file itself is no iterable
+        content: dict[str, Any] = {name: file.get_tensor(name) for name in names}
+        told = file.metadata() or {}
+    if 'network_g' in told:
+        content['network_g'] = json.loads(told['network_g'])
+    if told.get('iter', '').isdecimal():
+        content['iter'] = int(told['iter'])
     return content
 
 
@@ -100,6 +114,7 @@ class Loaded:
         matched: How many of the network's tensors were taken from the file.
         tensors: How many tensors the network has.
         iteration: Iteration at which the file says it was saved; None when it does not say.
+        fresh: How many tensors the file does not have and need not have: they stay as the network began.
     """
 
     file: str
@@ -108,10 +123,12 @@ class Loaded:
     matched: int
     tensors: int
     iteration: int | None
+    fresh: int = 0
 
     def __str__(self) -> str:
         taken = Weights({}, self.entry, self.prefixes)
-        return f'{self.file}: {taken}; {self.matched} of {self.tensors} tensors loaded'
+        fresh = f', {self.fresh} begin fresh' if self.fresh else ''
+        return f'{self.file}: {taken}; {self.matched} of {self.tensors} tensors loaded{fresh}'
 
 
 def find_weights(content: Mapping[str, Any], path: str | Path, key: str | None = None) -> Weights:
@@ -148,6 +165,9 @@ def load_network(net: nn.Module, path: str | Path, strict: bool = True, key: str
 def load_weights(net: nn.Module, path: str | Path, strict: bool = True, key: str | None = None) -> Loaded:
     """Loads weights into a network.
 
+    A network with a method ``convert_weights(weights) -> weights`` is first asked to translate the file's keys, as one
+    that wraps another does; tensors that it adds count as fresh, not as loaded.
+
     Args:
         net: The network.
         path: The weight file.
@@ -163,14 +183,18 @@ def load_weights(net: nn.Module, path: str | Path, strict: bool = True, key: str
     """
     content = read(path)
     found = find_weights(content, path, key)
-    weights, own = found.tensors, net.state_dict()
+    convert = getattr(net, 'convert_weights', dict)
+    weights, own = convert(found.tensors), net.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    if not fitting or (strict and (len(fitting) < len(own) or len(weights) > len(own))):
+    read_ones = {id(v) for v in found.tensors.values()}
+    matched = sum(id(v) in read_ones for v in fitting.values())
+    if not matched or (strict and (len(fitting) < len(own) or len(weights) > len(own))):
         raise CheckpointError(_mismatch_text(path, str(found), weights, own, fitting))
     net.load_state_dict(fitting, strict=False)
     iteration = content.get('iter')
     iteration = iteration if isinstance(iteration, int) else None
-    return Loaded(str(path), found.entry, found.prefixes, len(fitting), len(own), iteration)
+    fresh = len(fitting) - matched
+    return Loaded(str(path), found.entry, found.prefixes, matched, len(own), iteration, fresh)
 
 
 def sha256(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from basicsr.conditioning import QualityCondition
 from basicsr.errors import DataError, OptionError, QualIRError
 from basicsr.metrics import is_higher_better, needs_of
 from basicsr.protocols import Protocol
@@ -29,13 +31,13 @@ def open_restorer(net: nn.Module, device: torch.device | str, options: ValOption
     Args:
         net: The network, in evaluation mode.
         device: Where it is.
-        options: Tiles, self-ensemble, TLC window and number format.
+        options: Tiles, self-ensemble, TLC window, number format, score and guidance.
 
     Raises:
         OptionError: The network does not allow one of them.
     """
     tiling = Tiling(options.tile, options.tile_overlap, options.tile_batch)
-    with localized(net, options.tlc):
+    with localized(net, options.tlc), asked_for(net, options.score, options.guidance):
         yield Restorer(net, torch.device(device), tiling, options.self_ensemble, options.precision)
 
 
@@ -63,6 +65,40 @@ def localized(net: nn.Module, window: int | None) -> Iterator[None]:
         localize(None)
 
 
+@contextmanager
+def asked_for(net: nn.Module, score: float | None, guidance: float = 1.0) -> Iterator[None]:
+    """Turns the knob of a network with a quality condition for as long as the context lasts.
+
+    Args:
+        net: The network.
+        score: The quality asked for, 0 to 1; None leaves the knob where it is.
+        guidance: How far it is exaggerated; 1 is plain.
+
+    Raises:
+        OptionError: The network has no quality condition, or a value is out of range.
+    """
+    told = knob_text(score, guidance)
+    if not told:
+        yield
+        return
+    if not isinstance(getattr(net, 'condition', None), QualityCondition):
+        raise OptionError(f'{told} cannot be asked of {type(net).__name__}, which has no quality condition.')
+    if not (score is None or 0 <= score <= 1) or not 0 <= guidance < math.inf:
+        raise OptionError(f'{told} cannot be asked for: a score lies within 0 and 1, and guidance is at least 0.')
+    before = net.score, net.guidance
+    net.score, net.guidance = before[0] if score is None else score, guidance
+    try:
+        yield
+    finally:
+        net.score, net.guidance = before
+
+
+def knob_text(score: float | None, guidance: float) -> str:
+    """What is asked of a quality condition, in words; empty where nothing is."""
+    parts = [] if score is None else [f'score {score:g}']
+    return ', '.join(parts if guidance == 1 else [*parts, f'guidance {guidance:g}'])
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Everything, beside network and data, that changes a score: the protocol, and how the images were made.
@@ -73,6 +109,8 @@ class Evaluation:
         self_ensemble: As in section ``val``.
         tlc: As in section ``val``.
         precision: As in section ``val``; None for images read from files.
+        score: As in section ``val``.
+        guidance: As in section ``val``.
     """
 
     protocol: Protocol
@@ -80,20 +118,27 @@ class Evaluation:
     self_ensemble: bool = False
     tlc: int | None = None
     precision: str | None = 'fp32'
+    score: float | None = None
+    guidance: float = 1.0
 
     def parts(self) -> dict[str, Any]:
-        """All of it by named parts, in plain containers."""
+        """All of it by named parts, in plain containers; score and guidance only where they were asked for."""
+        asked = ({} if self.score is None else {'score': self.score}) | (
+            {} if self.guidance == 1 else {'guidance': self.guidance}
+        )
         return {
             **self.protocol.parts(),
             'images': self.images,
             'self_ensemble': self.self_ensemble,
             'tlc': self.tlc,
             'precision': self.precision,
+            **asked,
         }
 
     def __str__(self) -> str:
         window = '' if self.tlc is None else f', TLC window {self.tlc} px'
-        return f'{self.protocol}; {self.images}{window}'
+        knob = knob_text(self.score, self.guidance)
+        return f'{self.protocol}; {self.images}{window}{knob and f", {knob}"}'
 
 
 def difference(evaluations: Mapping[str, Evaluation]) -> str:
@@ -105,9 +150,9 @@ def difference(evaluations: Mapping[str, Evaluation]) -> str:
     first, *others = evaluations.items() or [('', None)]
     for name, other in others:
         mine, theirs = first[1].parts(), other.parts()
-        unlike = [k for k in mine if k != 'name' and mine[k] != theirs[k]]
+        unlike = [k for k in mine | theirs if k != 'name' and mine.get(k) != theirs.get(k)]
         if unlike:
-            told = ', '.join(f'{k} ({_brief(mine[k])} and {_brief(theirs[k])})' for k in unlike)
+            told = ', '.join(f'{k} ({_brief(mine.get(k))} and {_brief(theirs.get(k))})' for k in unlike)
             return f'{first[0]} and {name} were scored in unlike ways, by their {told}'
     return ''
 

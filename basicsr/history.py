@@ -1,14 +1,17 @@
 """The history of a run: ``experiments/<name>/history.jsonl``, one JSON object per line, from which the report is made.
 
-Three kinds of records are written; fields beyond these are kept as they are::
+Three kinds of records are written; fields beyond these are kept as they are, and old files lack some::
 
     {"kind": "run",   "iter": 0, "facts": {"machine": "...", "parameters": 123, ...}}        at each start or resume
-    {"kind": "train", "iter": 100, "epoch": 3, "losses": {...}, "lr": 1e-3, "images_per_s": 41.2, "data_share": 0.03}
+    {"kind": "train", "iter": 100, "epoch": 3, "losses": {...}, "signals": {...}, "lr": 1e-3, "images_per_s": 41.2,
+     "data_share": 0.03}
     {"kind": "val",   "iter": 500, "dataset": "val", "seconds": 3.1, "metrics": {...}, "input_metrics": {...},
      "per_task": {...}, "images": [...], "protocol": "...", "higher_better": {...}}
 
-Every record also holds ``time`` (Unix seconds). JSON has no NaN and no infinity: they are written as the strings
-``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, and :meth:`History.read` turns them back into floats.
+``losses`` are numbers; ``signals``, what a method tells beside them, are numbers or lists of numbers (bins); both are
+means over the iterations since the last record. Every record also holds ``time`` (Unix seconds). JSON has no NaN and no
+infinity: they are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, and :meth:`History.read` turns
+them back into floats.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from basicsr.files import write_text
 FILE_NAME = 'history.jsonl'
 _NON_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 _TEXT_FIELDS = frozenset({'kind', 'dataset', 'key', 'task', 'protocol', 'facts'})  # a picture may be called "NaN"
-_NUMBER_FIELDS = frozenset({'losses', 'metrics', 'input_metrics'})
+_NUMBER_FIELDS = frozenset({'losses', 'signals', 'metrics', 'input_metrics'})
 
 
 class History:

@@ -52,6 +52,14 @@ def _add_restorer_arguments(group: Any) -> None:
     group.add_argument('--tile_batch', type=int, metavar='N', help='tiles at once through the network (default: 1)')
     group.add_argument('--self_ensemble', action='store_true', help='average over 8 turned and mirrored versions')
     group.add_argument('--tlc', type=_pixels, metavar='PX', help='statistics over a window instead of the whole image')
+    group.add_argument(
+        '--score', type=float, metavar='S',
+        help="quality asked for, 0 to 1, of a network with a quality condition (default: the network's own, the top)",
+    )  # fmt: skip
+    group.add_argument(
+        '--guidance', type=float, default=1.0, metavar='W',
+        help='how far that is exaggerated; 0: no quality asked for (default: 1, plain)',
+    )  # fmt: skip
     half = group.add_mutually_exclusive_group()
     half.add_argument('--bf16', action='store_true', help='compute in bfloat16')
     half.add_argument('--fp16', action='store_true', help='compute in float16, on a GPU')
@@ -78,13 +86,14 @@ def _val_options(args: argparse.Namespace) -> ValOptions:
     numbers = {k: getattr(args, k) for k in ('tile_overlap', 'tile_batch') if getattr(args, k) is not None}
     precision = 'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'
     return ValOptions(
-        tile=args.tile, self_ensemble=args.self_ensemble, tlc=args.tlc, precision=precision, **numbers
+        tile=args.tile, self_ensemble=args.self_ensemble, tlc=args.tlc, precision=precision, score=args.score,
+        guidance=args.guidance, **numbers,
     )  # fmt: skip
 
 
 def restore(args: argparse.Namespace) -> int:
     """Restores every photograph. Returns the exit code: 0 only if all of them were restored."""
-    from basicsr.evaluation import open_restorer
+    from basicsr.evaluation import knob_text, open_restorer
     from basicsr.logger import get_root_logger
 
     logger = get_root_logger()
@@ -103,7 +112,8 @@ def restore(args: argparse.Namespace) -> int:
             except OSError as error:
                 failed += 1
                 logger.error(f"'{target}' cannot be written: {error.strerror or error}.")
-    how = restorer.describe() + (f', TLC window {args.tlc} px' if args.tlc else '')
+    asked = [f'TLC window {args.tlc} px' if args.tlc else '', knob_text(args.score, args.guidance)]
+    how = ', '.join([restorer.describe(), *filter(None, asked)])
     logger.info(f'{len(jobs) - failed} of {len(jobs)} photographs restored ({how}).')
     return 1 if failed else 0
 

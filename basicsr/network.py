@@ -29,11 +29,16 @@ class Site:
         channels: Channels of the feature map.
         stride: How many image pixels one of its pixels spans.
         tap: Whether it is an output of the encoder, known before the decoder begins.
+        feature: Where it stands in the list that ``encode`` returns, if nothing in ``encode`` is computed from it: then
+            it may as well be changed between ``encode`` and ``decode``. None otherwise.
+        part: The sub-network in which it lies, for networks made of several.
     """
 
     channels: int
     stride: int
     tap: bool = False
+    feature: int | None = None
+    part: str = ''
 
 
 class RestorationNetwork(nn.Module):
@@ -71,6 +76,16 @@ class RestorationNetwork(nn.Module):
     def taps(self) -> dict[str, Site]:
         """The sites of the encoder."""
         return {name: site for name, site in self.sites.items() if site.tap}
+
+    @property
+    def injection_sites(self) -> tuple[str, ...]:
+        """Where a condition enters unless told otherwise: the last site of the encoder, which has the widest view."""
+        return tuple(self.taps)[-1:]
+
+    @property
+    def published_conditions(self) -> dict[str, str]:
+        """By site, the name that what a published method put there has in that method's checkpoints."""
+        return {}
 
     def encode(self, x: Tensor, visit: Visit = keep) -> list[Tensor]:
         """Features of a padded image (N,C,H,W) that :meth:`decode` goes on from; the sites with ``tap`` lie here."""

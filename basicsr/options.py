@@ -14,7 +14,7 @@ from typing import Any
 
 from basicsr.errors import OptionError
 from basicsr.foreign_options import key_advice
-from basicsr.protocols import check_labels, check_protocol
+from basicsr.protocols import Protocol, check_labels, check_protocol, protocol_of
 from basicsr.registry import (
     DATASET_REGISTRY,
     MODEL_REGISTRY,
@@ -27,6 +27,7 @@ from basicsr.schema import (
     Problems,
     check_block,
     check_typed_block,
+    dotted,
     fields_of_type,
     find_type,
     section_fields,
@@ -258,9 +259,14 @@ def _check_presence(problems: Problems, values: dict[str, Any], letters: tuple[s
 
 def _check_agreement(problems: Problems, options: Options) -> None:
     """What only shows when the sections are seen together."""
+    _check_chosen_metrics(problems, options)
     train = options.train
     if train is None:
         return
+    if train.ema_warmup and not train.ema_decay:
+        problems.add(
+            ('train', 'ema_warmup'), "'train.ema_warmup' is true, but 'train.ema_decay' is 0: nothing warms up."
+        )
     if train.scheduler is not None:
         try:
             build(SCHEDULER_REGISTRY, train.scheduler).check(train.total_iter)
@@ -273,6 +279,25 @@ def _check_agreement(problems: Problems, options: Options) -> None:
             problems.add(('datasets', dataset.key, 'iters'), f'{text}; lengthen the last stage.')
     if options.val.val_freq is not None and not options.of_phase('val'):
         problems.add(('val', 'val_freq'), "'val.val_freq' is given, but there is no block 'datasets.val'.")
+
+
+def _check_chosen_metrics(problems: Problems, options: Options) -> None:
+    """The labels by which a data set chooses some of the metrics of section ``val``."""
+    for dataset in options.datasets.values():
+        path, labels = ('datasets', dataset.key, 'metrics'), dataset.loader.metrics
+        if labels is not None and dataset.phase == 'train':
+            problems.add(path, f"'{dotted(path)}': a training set is not measured; write it in a val or test block.")
+        elif labels is not None:
+            _check_labels_exist(problems, path, labels, protocol_of(options.val.protocol, options.val.metrics))
+
+
+def _check_labels_exist(problems: Problems, path: KeyPath, labels: list[str], protocol: Protocol) -> None:
+    """Every label on the line where it stands."""
+    for place, chosen in [((*path, i), [label]) for i, label in enumerate(labels)] or [(path, labels)]:
+        try:
+            protocol.only(chosen)
+        except OptionError as error:
+            problems.add(place, f"'{dotted(path)}': {error}")
 
 
 __all__ = [

@@ -16,7 +16,7 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,6 +94,28 @@ class Protocol:
             raise OptionError(clash_text(clash, self.name))
         metrics = {**self.metrics, **{label: dict(block) for label, block in own.items()}}
         name = f'{self.name} + {", ".join(own)}' if own and self.name else self.name
+        return dataclasses.replace(self, name=name, metrics=metrics)
+
+    def only(self, labels: Collection[str] | None) -> Protocol:
+        """The protocol with some of its metrics; its name then says which. None leaves it as it is.
+
+        Raises:
+            OptionError: It has no metric of a label, or there is no label.
+        """
+        if labels is None:
+            return self
+        if not labels:
+            raise OptionError('no metric is named; leave the key out to measure all of them.')
+        for label in labels:
+            if label not in self.metrics:
+                near = nearest(label, self.metrics)
+                hint = f" Did you mean '{near[0]}'?" if near else ''
+                raise OptionError(
+                    f"no metric is called '{label}'.{hint} There are: {', '.join(self.metrics) or 'none'}."
+                )
+        metrics = {label: block for label, block in self.metrics.items() if label in labels}
+        part = self.name and len(metrics) < len(self.metrics)
+        name = f'{self.name}, only {", ".join(metrics)}' if part else self.name
         return dataclasses.replace(self, name=name, metrics=metrics)
 
     def doubt(self, images: int) -> str:

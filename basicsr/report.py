@@ -30,6 +30,7 @@ from basicsr.report_figures import (
     picture_count,
     plain_task,
     primary_metric,
+    shared_metric,
     stat,
 )
 from basicsr.report_images import Embedded, choose, embed, find_examples, natural_key
@@ -38,7 +39,6 @@ Record = dict[str, Any]
 
 _PAGE, _STYLE, _SCRIPT = (Path(__file__).with_name(f'report_page.{kind}') for kind in ('html', 'css', 'js'))
 _RUN_FOLDERS = ('models', 'training_states', 'visualization')
-_NOT_A_LOSS = ('optim_g', 'optim_d', 'scheduler')
 
 
 @dataclass
@@ -295,7 +295,9 @@ def _unseen_weakest(embedded: Embedded, validations: dict[str, list[Record]]) ->
     rated = [(gain, picture) for picture in pictures if (gain := gain_of(picture[2], picture[1])) is not None]
     if not rated:
         return ''
-    _, (dataset, record, entry) = min(rated, key=lambda pair: pair[0])
+    metric = shared_metric(entry for _, (_, _, entry) in rated)
+    compared = [pair for pair in rated if primary_metric(pair[1][2]['metrics']) == metric]
+    _, (dataset, record, entry) = min(compared, key=lambda pair: pair[0])
     if any((e.dataset, e.key) == (dataset, entry['key']) for e in embedded.examples):
         return ''
     texts = _stats(entry, record)[primary_metric(entry['metrics'])]
@@ -380,7 +382,7 @@ def facts(run: Run) -> dict[str, str]:
     known: dict[str, str] = {
         'Network': _block_text(options.get('network_g')),
         'Method': str(options.get('model_type', '')),
-        'Losses': ', '.join(_block_text(b) for k, b in settings.items() if k not in _NOT_A_LOSS and _is_block(b)),
+        'Losses': ', '.join(_block_text(b) for k, b in settings.items() if k.endswith('_opt') and _is_block(b)),
         'Optimiser': _block_text(settings.get('optim_g')),
         'Schedule': _block_text(settings.get('scheduler')),
         **{f'Data: {key}': _data_text(block) for key, block in datasets.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Record = dict[str, Any]
@@ -85,6 +85,11 @@ def primary_metric(metrics: Mapping[str, Any]) -> str:
     return 'psnr' if 'psnr' in metrics else next(iter(metrics), '')
 
 
+def shared_metric(entries: Iterable[Record]) -> str:
+    """Of pictures whose primary metrics are not all the same, the one by which they are compared."""
+    return primary_metric(dict.fromkeys(sorted(primary_metric(e.get('metrics', {})) for e in entries)))
+
+
 def gain_of(entry: Record, record: Record) -> float | None:
     """How much better the primary metric of a picture became, negative when worse; None when not known.
 
@@ -105,9 +110,10 @@ def picture_count(record: Record) -> int:
 
 
 def charts(train: list[Record], validations: dict[str, list[Record]]) -> list[Record]:
-    """What the page's script draws: ``{title, note, views: [{label, axis, unit, log, lines: [...]}]}``.
+    """What the page's script draws: ``{title, note, views: [{label, axis, unit, log, stack, lines: [...]}]}``.
 
-    A line is ``{name, x, y, base, style}``; ``base`` is the value before restoration, None in ``y`` leaves a gap.
+    A line is ``{name, x, y, base, style}``; ``base`` is the value before restoration, None in ``y`` leaves a gap. The
+    lines of a view with ``stack`` are parts of a whole, drawn one upon the other.
 
     Args:
         train: Training records by iteration.
@@ -122,12 +128,22 @@ def charts(train: list[Record], validations: dict[str, list[Record]]) -> list[Re
         note = 'Averages over the validation pictures. Dashed: the pictures as they came in.'
         found.append({'title': title, 'note': note, 'views': [v for v in views if v is not None]})
     kept, per_point = _thin(train)
-    readers = {name: (lambda r, n=name: r.get('losses', {}).get(n)) for r in kept for name in r.get('losses', {})}
-    views = [_train_view(name, '', kept, reader, loss=True) for name, reader in readers.items()]
-    views += [_train_view(name, unit, kept, reader) for name, unit, reader in _OTHER_VIEWS]
     note = f'One point is the mean of {per_point} log records.' if per_point > 1 else ''
+    views = [_train_view(name, '', kept, _reader('losses', name), 'loss') for name in _names('losses', kept)]
+    views += [_train_view(name, unit, kept, reader) for name, unit, reader in _OTHER_VIEWS]
     found.append({'title': 'Training', 'note': note, 'views': [v for v in views if v is not None]})
+    views = [_signal_view(name, kept) for name in _names('signals', kept)]
+    told = f'What the training method tells beside its losses. {note}'.strip()
+    found.append({'title': 'What the method did', 'note': told, 'views': [v for v in views if v is not None]})
     return [c for c in found if c['views']]
+
+
+def _names(field: str, records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(name for r in records for name in r.get(field, {})))
+
+
+def _reader(field: str, name: str) -> Reader:
+    return lambda record: record.get(field, {}).get(name)
 
 
 def _metric_view(metric: str, records: list[Record]) -> Record | None:
@@ -140,7 +156,11 @@ def _metric_view(metric: str, records: list[Record]) -> Record | None:
     lines = [line for line in lines if any(y is not None for y in line['y'])]
     unit = unit_of(metric)
     axis = f'{label(metric)} ({unit})' if unit else label(metric)
-    return {'label': label(metric), 'axis': axis, 'unit': unit, 'log': False, 'lines': lines} if lines else None
+    return _view(label(metric), axis, unit, lines) if lines else None
+
+
+def _view(title: str, axis: str, unit: str, lines: list[Record], log: bool = False, stack: bool = False) -> Record:
+    return {'label': title, 'axis': axis, 'unit': unit, 'log': log, 'stack': stack, 'lines': lines}
 
 
 def _metric_line(name: str, metric: str, style: str, blocks: list[tuple[int, Record]]) -> Record:
@@ -154,19 +174,46 @@ def _metric_line(name: str, metric: str, style: str, blocks: list[tuple[int, Rec
     }
 
 
-def _train_view(name: str, unit: str, records: list[Record], reader: Reader, loss: bool = False) -> Record | None:
-    """One quantity over the iterations; a loss of many points is smoothed as well. None if it was never recorded."""
+def _train_view(name: str, unit: str, records: list[Record], reader: Reader, kind: str = '') -> Record | None:
+    """One quantity over the iterations; None if it was never recorded. A long loss or signal is smoothed as well."""
     x, y = [r['iter'] for r in records], [number(reader(r)) for r in records]
     known = [v for v in y if v is not None]
     if not known:
         return None
-    log = loss and min(known) > 0 and max(known) / min(known) > _LOG_FROM
-    lines = [{'name': name, 'x': x, 'y': y, 'base': None, 'style': 'main'}]
-    if loss and len(known) >= _SMOOTH_FROM:
-        lines[0].update(name='as logged', style='faint')
-        lines.append({'name': 'smoothed', 'x': x, 'y': _smooth(y, log), 'base': None, 'style': 'main'})
-    axis = f'loss {name}' if loss else f'{name} ({unit})' if unit else name
-    return {'label': name, 'axis': f'{axis}, log scale' if log else axis, 'unit': unit, 'log': log, 'lines': lines}
+    log = kind == 'loss' and min(known) > 0 and max(known) / min(known) > _LOG_FROM
+    lines = [_line(name, x, y)]
+    if kind and len(known) >= _SMOOTH_FROM:
+        lines = [_line('as logged', x, y, 'faint'), _line('smoothed', x, _smooth(y, log))]
+    axis = f'loss {name}' if kind == 'loss' else f'{name} ({unit})' if unit else name
+    return _view(name, f'{axis}, log scale' if log else axis, unit, lines, log)
+
+
+def _line(name: str, x: list[int], y: list[float | None], style: str = 'main') -> Record:
+    return {'name': name, 'x': x, 'y': y, 'base': None, 'style': style}
+
+
+def _signal_view(name: str, records: list[Record]) -> Record | None:
+    """A signal over the iterations that gave it, which may be few; a vector as shares of its sum, or a line a bin."""
+    read = _reader('signals', name)
+    vectors = {r['iter']: [number(v) for v in read(r)] for r in records if isinstance(read(r), list)}
+    vectors = {at: row for at, row in vectors.items() if any(v is not None for v in row)}
+    if not vectors:
+        return _train_view(name, '', [r for r in records if number(read(r)) is not None], read, 'signal')
+    shares = {at: _shares(row) for at, row in vectors.items() if any(row)}
+    if shares and all(v is None or v >= 0 for row in vectors.values() for v in row):
+        return _view(name, f'{name}, share of each bin (%)', '%', _bin_lines(shares), stack=True)
+    return _view(name, name, '', _bin_lines(vectors))
+
+
+def _bin_lines(rows: Mapping[int, list[float | None]]) -> list[Record]:
+    count = min(map(len, rows.values()))
+    return [_line(f'bin {i}', list(rows), [row[i] for row in rows.values()], 'bin') for i in range(count)]
+
+
+def _shares(row: list[float | None]) -> list[float | None]:
+    """Percent of the sum; an element without a value counts as 0."""
+    total = math.fsum(v or 0.0 for v in row)
+    return [100 * (v or 0.0) / total for v in row]
 
 
 def _learning_rate(record: Record) -> Any:
@@ -211,14 +258,20 @@ def _thin(records: list[Record]) -> tuple[list[Record], int]:
 
 def _mean(records: list[Record]) -> Record:
     """One record for several: the last iteration, and the mean of every finite number."""
-    losses = dict.fromkeys(k for r in records for k in r.get('losses', {}))
     return {
         'iter': records[-1]['iter'],
-        'losses': {k: _average([r.get('losses', {}).get(k) for r in records]) for k in losses},
+        'losses': {k: _average(list(map(_reader('losses', k), records))) for k in _names('losses', records)},
+        'signals': {k: _average_signal(list(map(_reader('signals', k), records))) for k in _names('signals', records)},
         'lr': _average([_learning_rate(r) for r in records]),
         'images_per_s': _average([r.get('images_per_s') for r in records]),
         'data_share': _average([r.get('data_share') for r in records]),
     }
+
+
+def _average_signal(values: list[Any]) -> Any:
+    """The mean of numbers, or of vectors element by element."""
+    vectors = [v for v in values if isinstance(v, list)]
+    return [_average(list(column)) for column in zip(*vectors)] if vectors else _average(values)
 
 
 def _average(values: list[Any]) -> float | None:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from basicsr.report_figures import gain_of
+from basicsr.report_figures import gain_of, primary_metric, shared_metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,11 +97,16 @@ def _example(dataset: str, key: str, files: dict[str, Path], records: dict[int, 
 
 
 def choose(examples: list[Example], limit: int) -> list[Example]:
-    """At most ``limit`` of them: the first of each task by name, in turns, and always the one that gained least."""
+    """At most ``limit`` of them: the first of each task by name, in turns, and always the one that gained least.
+
+    Sets may have unlike metrics; the least gain is looked for where :func:`shared_metric` was measured.
+    """
     if len(examples) <= limit:
         return examples
     rated = [e for e in examples if e.gain is not None]
-    weakest = min(rated, key=lambda e: e.gain or 0.0) if rated and limit > 0 else None
+    metric = shared_metric(e.entry for e in rated)
+    compared = [e for e in rated if primary_metric(e.entry['metrics']) == metric]
+    weakest = min(compared, key=lambda e: e.gain or 0.0) if compared and limit > 0 else None
     groups: dict[tuple[str, str], list[int]] = {}
     for index, example in enumerate(examples):
         if example is not weakest:

@@ -108,7 +108,8 @@ class Comparison {
     const rated = inside.filter(example => example.gain !== null).sort((a, b) => a.gain - b.gain);
     const ends = [['Smallest gain', rated[0]], ['Largest gain', rated[rated.length - 1]]];
     const jumps = ends.map(([text, example]) => makeButton(() => this.show(example, true), {}, text));
-    byId('jumps').replaceChildren(...(rated.length > 2 ? jumps : []));
+    const compared = new Set(rated.map(example => example.main.label)).size === 1; // dB and points are not compared
+    byId('jumps').replaceChildren(...(compared && rated.length > 2 ? jumps : []));
     this.show(inside[0], true);
   }
 
@@ -168,6 +169,7 @@ const HEIGHT = 270;
 const PAD = {left: 52, right: 14, top: 26, bottom: 36};
 const COLOURS = 7;
 const DOTS_UP_TO = 25;
+const BIN_COLOURS = ['var(--low)', 'var(--mid)', 'var(--high)']; // of the first bin, the middle, the last
 
 function format(value, unit = '') {
   if (value === null || value === undefined) return '–';
@@ -262,13 +264,23 @@ class Chart {
         this.draw();
       };
       const dot = make('i', {style: `background: ${this.colour(line)}; opacity: ${line.style === 'faint' ? 0.5 : 1}`});
-      const value = make('span', {}, format(lastValue(line)));
+      const value = make('span', {}, this.write(lastValue(line)));
       return makeButton(choose, {'aria-pressed': 'false'}, dot, `${line.name} `, value);
     });
     this.legend.replaceChildren(...(lines.length > 1 ? buttons : []));
   }
 
+  // A value of the drawn view; of shares, one decimal says enough.
+  write(value, unit = '') {
+    return this.view.stack ? `${value.toFixed(1)} %` : format(value, unit);
+  }
+
   colour(line) {
+    if (line.style === 'bin') {
+      const {lines} = this.view, place = (2 * lines.indexOf(line)) / Math.max(lines.length - 1, 1);
+      const from = Math.min(Math.floor(place), 1), share = (100 * (place - from)).toFixed(1);
+      return `color-mix(in oklab, ${BIN_COLOURS[from + 1]} ${share}%, ${BIN_COLOURS[from]})`;
+    }
     if (line.style !== 'task') return this.plain ? 'var(--accent)' : 'var(--fg)';
     return `var(--c${this.view.lines.filter(other => other.style === 'task').indexOf(line) % COLOURS})`;
   }
@@ -291,11 +303,12 @@ class Chart {
   }
 
   setScale() {
-    const {lines, log} = this.view, xs = lines[0].x;
+    const {lines, log, stack} = this.view, xs = lines[0].x;
     const ys = [...lines.flatMap(line => line.y), ...this.withBase().map(line => line.base)].filter(y => y !== null);
     let low = Math.min(...ys), high = Math.max(...ys);
     const room = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1;
-    if (log) [low, high] = [low * 0.93, high * 1.07];
+    if (stack) [low, high] = [0, 100];
+    else if (log) [low, high] = [low * 0.93, high * 1.07];
     else [low, high] = [low >= 0 ? Math.max(low - room, 0) : low - room, high + room];
     const [first, last] = xs.length > 1 ? [xs[0], xs[xs.length - 1]] : [xs[0] - 1, xs[0] + 1];
     const level = log ? Math.log : y => y;
@@ -308,7 +321,8 @@ class Chart {
 
   draw() {
     this.setScale();
-    const curves = [...this.view.lines].reverse().map(line => this.makeCurve(line));
+    const shape = this.view.stack ? line => this.makeArea(line) : line => this.makeCurve(line);
+    const curves = [...this.view.lines].reverse().map(shape);
     const bases = this.withBase().map(line => this.across(line.base, {class: 'curve base', stroke: this.colour(line)}));
     this.svg.replaceChildren(...this.makeAxes(), ...bases, ...curves, ...this.makeRule());
     const {first, last} = this.range;
@@ -338,16 +352,32 @@ class Chart {
     ];
   }
 
+  dimmed(line) {
+    return this.focus && this.focus !== line ? 0.18 : 1;
+  }
+
   makeCurve(line) {
     const place = (x, y) => (y === null ? null : [this.px(x).toFixed(1), this.py(y).toFixed(1)]);
     const points = line.x.map((x, k) => place(x, line.y[k]));
     const path = points.map((point, k) => (point ? `${points[k - 1] ? 'L' : 'M'}${point.join(' ')}` : '')).join('');
-    const group = make('g', {opacity: this.focus && this.focus !== line ? 0.18 : 1});
+    const group = make('g', {opacity: this.dimmed(line)});
     group.append(make('path', {class: `curve ${line.style}`, stroke: this.colour(line), d: path}));
     const radius = line.style === 'main' ? 3.2 : 2.4;
     const dots = points.length <= DOTS_UP_TO ? points.filter(Boolean) : [];
     group.append(...dots.map(([cx, cy]) => make('circle', {cx, cy, r: radius, fill: this.colour(line)})));
     return group;
+  }
+
+  // One part of a whole: the area between the sum of the parts below it and the sum with it.
+  makeArea(line) {
+    const {lines} = this.view, below = lines.slice(0, lines.indexOf(line));
+    const alone = line.x.length === 1; // one record: a bar over the whole width
+    const edge = parts => line.x.flatMap((x, k) => {
+      const y = this.py(parts.reduce((sum, part) => sum + part.y[k], 0)).toFixed(1);
+      return alone ? [`${PAD.left} ${y}`, `${this.width - PAD.right} ${y}`] : [`${this.px(x).toFixed(1)} ${y}`];
+    });
+    const d = `M${[...edge([...below, line]), ...edge(below).reverse()].join('L')}Z`;
+    return make('path', {class: 'area', fill: this.colour(line), d, opacity: this.dimmed(line)});
   }
 
   makeRule() {
@@ -361,9 +391,10 @@ class Chart {
     tip.hidden = index === null;
     if (tip.hidden) return;
     const x = view.lines[0].x[index];
-    const rows = view.lines.filter(line => !this.focus || line === this.focus).map(line => {
+    const shown = view.lines.filter(line => !this.focus || line === this.focus);
+    const rows = (view.stack ? shown.reverse() : shown).map(line => {
       const dot = make('i', {style: `background: ${this.colour(line)}`});
-      return make('div', {}, dot, `${line.name} `, make('b', {}, format(line.y[index], view.unit)));
+      return make('div', {}, dot, `${line.name} `, make('b', {}, this.write(line.y[index], view.unit)));
     });
     tip.replaceChildren(make('div', {}, `iteration ${integer(x)}`), ...rows);
     const at = this.px(x) + svg.parentNode.clientWidth / 2 - this.width / 2;

@@ -86,6 +86,7 @@ class TrainOptions:
         scheduler: Learning-rate schedule; null keeps the rate constant.
         warmup_iter: Iterations over which the rate rises linearly to its start; -1 for none.
         ema_decay: Decay of the moving average of weights and buffers; 0 for none.
+        ema_warmup: Whether the decay of iteration t is at most 1 - 1/(t+1): the average follows faster at first.
         accum_iter: Batches whose gradients are added up for one iteration.
         use_grad_clip: Whether to clip the norm of the gradient.
         grad_clip_norm: Largest norm of the gradient when clipped; 0.01 in Restormer and NAFNet.
@@ -102,6 +103,7 @@ class TrainOptions:
     scheduler: Annotated[dict, Block('scheduler')] | None = None
     warmup_iter: Annotated[int, Range(-1)] = -1
     ema_decay: Annotated[float, Range(0, 1)] = 0.0
+    ema_warmup: bool = False
     accum_iter: Count = 1
     use_grad_clip: bool = False
     grad_clip_norm: Annotated[float, Range(0)] = 0.01
@@ -131,6 +133,8 @@ class ValOptions:
         self_ensemble: Whether to average over 8 turned and mirrored versions of an image, which takes 8 times as long.
         tlc: Side in pixels of a window that replaces the whole image in the network's statistics; null for none.
         precision: Number format of the network; metrics are computed in float32 or finer.
+        score: Quality asked of a network with a quality condition, 0 to 1; null takes the network's own, the top.
+        guidance: How far the asked quality is exaggerated; 1 is plain, 0 asks for none, others take two passes.
     """
 
     val_freq: Count | None = None
@@ -146,6 +150,8 @@ class ValOptions:
     self_ensemble: bool = False
     tlc: Count | None = None
     precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
+    score: Annotated[float, Range(0, 1)] | None = None
+    guidance: Annotated[float, Range(0)] = 1.0
 
 
 @dataclass
@@ -200,6 +206,7 @@ class LoaderOptions:
         gt_sizes: Progressive training: crop size of each stage.
         mini_batch_sizes: Progressive training: batch size of each stage.
         iters: Progressive training: iterations of each stage.
+        metrics: Labels of val.metrics and val.protocol that are measured on this set; null measures all of them.
     """
 
     name: str | None = None
@@ -214,6 +221,7 @@ class LoaderOptions:
     gt_sizes: list[Count] | None = None
     mini_batch_sizes: list[Count] | None = None
     iters: list[Count] | None = None
+    metrics: list[str] | None = None
 
 
 @dataclass

@@ -25,6 +25,7 @@ from basicsr.errors import CheckpointError, TrainingError
 from basicsr.history import History
 from basicsr.loader import SampleStream, batches, check_size, train_loader
 from basicsr.logger import ScalarWriters, get_root_logger
+from basicsr.loss_log import LOSS, LossLog, scalars_of
 from basicsr.optim import build_optimizer, set_learning_rate
 from basicsr.progress import RateMeter, TrainingProgress, format_log_line, format_seconds
 from basicsr.registry import SCHEDULER_REGISTRY, build
@@ -86,8 +87,7 @@ class Trainer:
         self.batches: list[dict[str, Any]] = []
         self.lr = math.nan
         self.rate = RateMeter()
-        self._sums: dict[str, torch.Tensor] = {}
-        self._summed = 0
+        self.loss_log = LossLog(accelerator)
         self._bad_in_row = torch.zeros((), device=accelerator.device)
         self._bad_in_all = torch.zeros((), device=accelerator.device)
         self._bad_told = 0
@@ -129,6 +129,7 @@ class Trainer:
     def optimize_parameters(self, iteration: int) -> None:
         """One iteration: each player's losses, gradients and step, then the moving averages."""
         self.lr = set_learning_rate(self.optimizers.values(), self.schedule, iteration, self.train_options.warmup_iter)
+        self.model.start_iteration(iteration)
         try:
             self._step_players()
         except RuntimeError as error:
@@ -136,7 +137,7 @@ class Trainer:
                 raise
             self._step_players()
         for letter, average in self.averages.items():
-            average.update(self.model.network(letter))
+            average.update(self.model.network(letter), iteration)
 
     def _step_players(self) -> None:
         for letter, optimizer in self.optimizers.items():
@@ -159,12 +160,11 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 with self.accelerator.autocast():
                     losses = self.wrapped(batch, letter)
-                total = sum(v for k, v in losses.items() if k.startswith('l_'))
+                total = sum(v for k, v in losses.items() if k.startswith(LOSS))
                 # A loss that is not finite can have a finite gradient (L1); times NaN it is caught, on every rank.
                 total = total * (1 + 0 * total.detach())
                 self.accelerator.backward(total / len(self.batches))
-            for name, value in losses.items():
-                self._sums[name] = self._sums.get(name, 0.0) + value.detach().float() / len(self.batches)
+            self.loss_log.add(losses, len(self.batches))
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips and steps, unless a gradient is not finite: then the iteration changes nothing."""
@@ -190,7 +190,7 @@ class Trainer:
     def _step_done(self) -> None:
         """Logging, validation and saving that this iteration is due."""
         options, iteration, total = self.options, self.iteration, self.train_options.total_iter
-        self._summed += 1
+        self.loss_log.step()
         self.progress.update(iteration)
         self.rate.step(sum(len(b['lq']) for b in self.batches) * self.accelerator.num_processes)
         if iteration % options.logger.print_freq == 0 or iteration == total:
@@ -234,11 +234,11 @@ class Trainer:
     def save(self) -> None:
         """Writes weights and state of this iteration, then deletes what is no longer to be kept."""
         self.rate.pause()
-        random_streams = gather_object([rng.get_state()])
+        random_streams, extra = gather_object([rng.get_state()]), self.model.extra_state()
         if self.accelerator.is_main_process:
             for letter in self.model.network_names:
                 checkpoint.save(self._weights(letter), self.folder.weights(letter, self.iteration))
-            checkpoint.save(self._state(random_streams), self.folder.state(self.iteration))
+            checkpoint.save(self._state(random_streams, extra), self.folder.state(self.iteration))
             logger = self.options.logger
             checkpoint.prune(self.folder.models, self.folder.training_states, logger.keep_last, logger.milestones)
         self.accelerator.wait_for_everyone()
@@ -280,7 +280,7 @@ class Trainer:
             'options': self.options.resolved, 'version': __version__,
         }  # fmt: skip
 
-    def _state(self, random_streams: list[dict[str, Any]]) -> dict[str, Any]:
+    def _state(self, random_streams: list[dict[str, Any]], extra: dict[str, Any]) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
             'format': STATE_FORMAT,
@@ -290,7 +290,7 @@ class Trainer:
             'averages': {k: a.net.state_dict() for k, a in self.averages.items()},
             'optimizers': {k: o.state_dict() for k, o in self.optimizers.items()},
             'scaler': scaler.state_dict() if scaler is not None else {},
-            'extra': self.model.extra_state(),
+            'extra': extra,
             'best': self.best,
             'rng': random_streams,
             'options': self.options.resolved,
@@ -335,8 +335,8 @@ class Trainer:
         return model.to(self.accelerator.device).train()
 
     def _make_averages(self) -> dict[str, Ema]:
-        decay = self.train_options.ema_decay
-        averages = {'g': Ema(self.model.network('g'), decay)} if decay > 0 else {}
+        decay, warmup = self.train_options.ema_decay, self.train_options.ema_warmup
+        averages = {'g': Ema(self.model.network('g'), decay, warmup)} if decay > 0 else {}
         self.model.bind_averages({k: a.net for k, a in averages.items()})
         if self.train_options.compile:  # in place, after the copy: keys stay as they are and the average stays plain
             for letter in self.model.network_names:
@@ -413,23 +413,18 @@ class Trainer:
 
     def _log(self) -> None:
         self._check_finite()
-        names = sorted(self._sums)
-        values = torch.stack([self._sums[n] for n in names]) / max(self._summed, 1)
-        values = (
-            self.accelerator.reduce(values, 'mean').tolist() if self.accelerator.num_processes > 1 else values.tolist()
-        )
-        losses, rate = dict(zip(names, values)), self.rate.snapshot()
-        self._sums, self._summed = {}, 0
+        (losses, signals), rate = self.loss_log.take(), self.rate.snapshot()
         if not self.accelerator.is_main_process:
             return
         eta = self.rate.eta(self.train_options.total_iter - self.iteration)
         epoch = self.stream.epoch_of((self.iteration - 1) * self.train_options.accum_iter)
-        self.logger.info(format_log_line(self.options.top.name, epoch, self.iteration, [self.lr], rate, eta, losses))
+        shown = {**losses, **{k: v for k, v in signals.items() if not isinstance(v, list)}}
+        self.logger.info(format_log_line(self.options.top.name, epoch, self.iteration, [self.lr], rate, eta, shown))
         self.history.append({
-            'kind': 'train', 'iter': self.iteration, 'epoch': epoch, 'losses': losses, 'lr': self.lr,
-            'images_per_s': rate.images_per_s, 'data_share': rate.data_share,
+            'kind': 'train', 'iter': self.iteration, 'epoch': epoch, 'losses': losses, 'signals': signals,
+            'lr': self.lr, 'images_per_s': rate.images_per_s, 'data_share': rate.data_share,
         })  # fmt: skip
-        self.scalars.add(self.iteration, {**{f'losses/{k}': v for k, v in losses.items()}, 'lr': self.lr})
+        self.scalars.add(self.iteration, {**scalars_of(losses, signals), 'lr': self.lr})
         self._advise(rate.data_share)
         first = next(iter(losses.items()), ('loss', math.nan))
         self.progress.update(self.iteration, {

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from basicsr.errors import DataError
+from basicsr.errors import DataError, OptionError
 from basicsr.evaluation import Evaluation, Measurement, open_restorer
 from basicsr.image_io import to_uint8, write_image
 from basicsr.loader import Fetcher, batches, eval_loader
-from basicsr.protocols import protocol_of
+from basicsr.protocols import Protocol, protocol_of
 from basicsr.sample_stream import Request
 from basicsr.sections import DatasetOptions, ValOptions
 from basicsr.tiling import Restorer
@@ -120,7 +120,7 @@ class Validator:
 
     Args:
         dataset: The data set.
-        options: Its checked block.
+        options: Its checked block, which may choose some of the metrics.
         val: Section ``val``: protocol and metrics, and how images go through the network.
         folder: Where images go.
         device: Where the network is.
@@ -137,7 +137,7 @@ class Validator:
         device: torch.device, rank: int = 0, world_size: int = 1, gather: Callable[[list], list] = list,
     ) -> None:  # fmt: skip
         self.options, self.val, self.folder, self.device = options, val, folder / options.name, device
-        self.measurement = Measurement(protocol_of(val.protocol, val.metrics))
+        self.measurement = Measurement(_protocol(options, val))
         self.dataset = dataset
         self.loader = eval_loader(dataset, options, rank, world_size, options.loader.num_worker_per_gpu)
         self.rank, self.world_size, self.gather = rank, world_size, gather
@@ -202,7 +202,8 @@ class Validator:
             images: How the images went through the network, in words.
         """
         val = self.val
-        return Evaluation(self.measurement.protocol, images, val.self_ensemble, val.tlc, val.precision)
+        knob = val.score, val.guidance
+        return Evaluation(self.measurement.protocol, images, val.self_ensemble, val.tlc, val.precision, *knob)
 
     def _images(self, restorer: Restorer, ending: str, save_img: bool, examples: bool) -> Iterator[ImageResult]:
         for number, batch in enumerate(batches(self.loader)):
@@ -243,6 +244,14 @@ class Validator:
         if key not in self._input_scores:
             self._input_scores[key] = self.measurement.scores_of_input(lq, gt)
         return self._input_scores[key]
+
+
+def _protocol(options: DatasetOptions, val: ValOptions) -> Protocol:
+    """The protocol with the metrics that are measured on a set."""
+    try:
+        return protocol_of(val.protocol, val.metrics).only(options.loader.metrics)
+    except OptionError as error:
+        raise OptionError(f"Data set '{options.name}': {error}") from error
 
 
 def _interleave(shards: list[list[ImageResult]]) -> list[ImageResult]:

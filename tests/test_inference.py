@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from basicsr import inference
+from basicsr import checkpoint, inference
 from basicsr.archs import build_network
 from basicsr.image_io import read_image, read_pixels, write_image
 from basicsr.registry import import_plugins
+from tools import export_weights
 
 from .runs import ROOT
 
@@ -154,6 +156,7 @@ def test_flags_that_make_no_sense_are_refused(tmp_path, weights, capsys, flags):
         (['--tile', '32', '--tile_overlap', '32'], 'overlap 32'),
         (['--tile_batch', '0'], 'batch 0'),
         (['--fp16'], 'fp16'),
+        (['--score', '0.5'], 'score 0.5 cannot be asked of NAFNet, which has no quality condition'),
         (['--device', 'abacus'], '--device abacus cannot be used'),
     ],
 )
@@ -163,6 +166,76 @@ def test_what_the_network_or_machine_cannot_do_is_refused_in_a_sentence(tmp_path
     assert words in error
     assert 'Traceback' not in error
     assert not (tmp_path / 'out').exists()
+
+
+CONDITIONED = {'type': 'QualityConditioned', 'host': BLOCK, 'mode': 'fourier'}
+
+
+@pytest.fixture
+def conditioned(tmp_path):
+    """A network with a quality condition that does something."""
+    torch.manual_seed(0)
+    net = build_network(CONDITIONED)
+    for p in net.condition.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    torch.save({'params': net.state_dict(), 'network_g': CONDITIONED, 'iter': 7}, tmp_path / 'c.pth')
+    return tmp_path / 'c.pth'
+
+
+def test_the_knob_changes_the_picture_and_is_told(tmp_path, conditioned, capsys):
+    source, pictures = photo(tmp_path / 'a.png'), {}
+    ways = {'own': [], 'top': ['--score', '1'], 'low': ['--score', '0.1'], 'none': ['--guidance', '0']}
+    ways['far'] = ['--score', '0.1', '--guidance', '2']
+    for name, flags in ways.items():
+        assert restore(conditioned, source, tmp_path / name, *flags) == 0
+        told = capsys.readouterr().err
+        assert ('score 0.1' in told) == ('0.1' in flags)
+        assert ('guidance 2' in told) == ('2' in flags)
+        pictures[name] = read_pixels(tmp_path / name / 'a.png').astype(int)
+    assert np.array_equal(pictures['own'], pictures['top'])
+    for name in ('low', 'none', 'far'):
+        assert np.abs(pictures[name] - pictures['top']).max() > 0, name
+    inside = np.all([(pictures[name] > 0) & (pictures[name] < 255) for name in ('far', 'low', 'none')], axis=0)
+    wanted = (2 * pictures['low'] - pictures['none'])[inside]
+    assert inside.any()
+    assert np.abs(pictures['far'][inside] - wanted).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--score', '1.5'], 'score 1.5 cannot be asked for: a score lies within 0 and 1'),
+        (['--guidance', '-1'], 'guidance -1 cannot be asked for'),
+        (['--score', 'nan'], 'score nan cannot be asked for'),
+    ],
+)
+def test_a_knob_out_of_range_is_refused(tmp_path, conditioned, capsys, flags, words):
+    assert restore(conditioned, photo(tmp_path / 'a.png'), tmp_path / 'out', *flags) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert 'Traceback' not in error
+    assert not (tmp_path / 'out').exists()
+
+
+def test_exported_weights_say_their_network(tmp_path, conditioned, capsys):
+    source = photo(tmp_path / 'a.png')
+    assert export_weights.main([str(conditioned), str(tmp_path / 'c.safetensors')]) == 0
+    assert restore(conditioned, source, tmp_path / 'pth') == 0
+    assert restore(tmp_path / 'c.safetensors', source, tmp_path / 'safe') == 0
+    assert np.array_equal(read_pixels(tmp_path / 'pth/a.png'), read_pixels(tmp_path / 'safe/a.png'))
+    content = checkpoint.read(tmp_path / 'c.safetensors')
+    assert (content['network_g'], content['iter']) == (CONDITIONED, 7)
+    found = checkpoint.find_weights(content, 'c.safetensors')
+    assert found.tensors.keys() == build_network(CONDITIONED).state_dict().keys()
+    assert found.prefixes == ()
+    loaded = checkpoint.load_weights(build_network(CONDITIONED), tmp_path / 'c.safetensors')
+    assert (loaded.iteration, loaded.fresh) == (7, 0)
+
+
+def test_a_header_that_is_no_description_is_refused(tmp_path, capsys):
+    save_file({'a': torch.zeros(2)}, tmp_path / 'w.safetensors', metadata={'network_g': '{'})
+    assert restore(tmp_path / 'w.safetensors', photo(tmp_path / 'a.png'), tmp_path / 'out') == 1
+    assert 'w.safetensors cannot be read; it is damaged' in capsys.readouterr().err
 
 
 def test_a_result_that_cannot_be_written_is_named_and_the_code_tells(tmp_path, weights, capsys):

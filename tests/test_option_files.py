@@ -17,13 +17,19 @@ NO_RUNS = ('_base', 'iqa')  # folders of what option files include, and of ensem
 FILES = sorted(p for p in (ROOT / 'options').rglob('*.yml') if p.relative_to(ROOT / 'options').parts[0] not in NO_RUNS)
 
 
-def make_pairs(folder):
-    """Three pairs of small crops of sample photographs, the degraded side darker."""
+# Stands in for scorers whose weights are not at hand, with the names that the options call them by.
+SHIPPED = (
+    '{type: Ensemble, members: [{type: QualityNet, name: musiq}, {type: Entropy, name: clipiqa}, {type: BRISQUE}]}'
+)
+
+
+def make_pairs(folder, height=72, width=80, count=3):
+    """Pairs of small crops of sample photographs, the degraded side darker."""
     roots = {'dataroot_gt': folder / 'gt', 'dataroot_lq': folder / 'lq'}
     for root in roots.values():
         root.mkdir()
-    for photo in sorted((ROOT / 'datasets/sample/val').glob('*.jpg'))[:3]:
-        crop = cv2.imread(str(photo))[:72, :80]
+    for photo in sorted((ROOT / 'datasets/sample/val').glob('*.jpg'))[:count]:
+        crop = cv2.imread(str(photo))[:height, :width]
         cv2.imwrite(str(roots['dataroot_gt'] / f'{photo.stem}.png'), crop)
         cv2.imwrite(str(roots['dataroot_lq'] / f'{photo.stem}.png'), crop // 2)
     return roots
@@ -46,39 +52,80 @@ def small_data(options, folder):
     """
     roots, overrides = None, ['num_gpu=0']
     overrides += [f'network_g:{k}={v}' for k, v in small_network(options.networks['g']).items()]
+    overrides += small_method(options)
     for key, dataset in options.datasets.items():
         for path, block in blocks_with_roots(f'datasets:{key}', dataset.block):
-            roots = roots or make_pairs(folder)
+            roots = roots or make_pairs(folder, *((100, 104, 1) if judged_on_photos(options) else ()))
             given = {'dataroot_lq': make_ranked(folder)} if block['type'] == 'RankedFolderDataset' else roots
             overrides += [f'{path}:{k}={v}' for k, v in given.items() if k in block]
             if 'meta_info_file' in block:
                 overrides += [f'{path}:meta_info_file=null']
         overrides += [f'datasets:{key}:num_worker_per_gpu=0']
         if 'val_size' in dataset.block:
-            overrides += [f'datasets:{key}:val_size=48']
+            (folder / 'one.txt').write_text('goat.jpg\n')
+            overrides += [f'datasets:{key}:val_size=48', f'datasets:{key}:meta_info_file={folder / "one.txt"}']
         if dataset.phase == 'train':
-            overrides += ['datasets:train:batch_size_per_gpu=2', 'datasets:train:dataset_enlarge_ratio=2']
+            batch = min(dataset.loader.batch_size_per_gpu, 2) if 'scorer' in options.model else 2
+            overrides += [f'datasets:train:batch_size_per_gpu={batch}', 'datasets:train:dataset_enlarge_ratio=2']
             if dataset.loader.gt_sizes:
                 overrides += [
                     'datasets:train:gt_sizes=[32, 64]', 'datasets:train:mini_batch_sizes=[2, 1]',
                     f'datasets:train:iters=[1, {10**6}]',
                 ]  # fmt: skip
-            else:
-                overrides += ['datasets:train:gt_size=64']
+            else:  # half of a crop must do for AIM-Net
+                size = 96 if kind_of(options) == 'AIMnet' else 64
+                overrides += [f'datasets:train:gt_size={size}']
+    return overrides
+
+
+def kind_of(options):
+    """Type of the network, or of the host inside it."""
+    block = options.networks['g']
+    return block.get('host', block)['type']
+
+
+def judged_on_photos(options):
+    """Whether real photographs are validated, whose metrics need 96 pixels."""
+    return any(d.phase == 'val' and d.block['type'] == 'SingleImageDataset' for d in options.datasets.values())
+
+
+def small_method(options):
+    """What lets a method show all its parts in two iterations, with weights that are at hand."""
+    overrides, given = [], options.model
+    for key in ('perceptual_opt', 'contrast_opt'):
+        if (given.get(key) or {}).get('backbone'):  # VGG
+            overrides += [f'train:{key}:backbone=null', f'train:{key}:layer_weights=[0.1, 0.1, 0.1, 0.1, 0.1]']
+    if given.get('scorer', 'options/iqa/adapt.yml') != 'options/iqa/adapt.yml':
+        overrides += [f'train:scorer={SHIPPED}']  # cells of 32 pixels can be scored
+    overrides += [f'train:{key}=1' for key in ('preference_start', 'crop_start') if key in given]
+    if given.get('tiles', 2) > 2:
+        overrides += ['train:tiles=2']
+    if 'views' in given and kind_of(options) == 'CORUN':  # slow: fewer labels
+        overrides += ['train:views=[rot90]', 'train:bank_size=1']
+    if (weights := options.path.pretrain_network_g) and not (ROOT / weights).exists():
+        overrides += ['path:pretrain_network_g=null']
     return overrides
 
 
 def small_network(block):
     """What to change in a network's block so that it has few weights."""
+    if 'host' in block:
+        return {f'host:{k}': v for k, v in small_network(block['host']).items()}
     if block['type'] in ('Restormer', 'PromptIR', 'AdaIR'):
         return {'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1}
-    return {'width': 16} if block.get('width', 0) > 16 else {}
+    if block['type'] in ('AIMnet', 'CORUN'):
+        return {'depth': 2} if block['type'] == 'CORUN' else {'n_feat': 8, 'n_RCB': 1}
+    if block.get('width', 0) > 16:
+        return {'width': 16, 'enc_blk_nums': [1] * 4, 'middle_blk_num': 1, 'dec_blk_nums': [1] * 4}
+    return {}
 
 
 def blocks_with_roots(path, block):
-    """Data set blocks, and those inside a mixture, whose images are not in the checkout, with their places."""
-    for name, member in block.get('datasets', {}).items():
-        yield from blocks_with_roots(f'{path}:datasets:{name}', member)
+    """Data set blocks, and those inside others, whose images are not in the checkout, with their places."""
+    members = {f'datasets:{name}': member for name, member in block.get('datasets', {}).items()}
+    members |= {name: block[name] for name in ('paired', 'real') if name in block}
+    for place, member in members.items():
+        yield from blocks_with_roots(f'{path}:{place}', member)
     roots = block.get('dataroot_gt', block.get('dataroot_lq', []))
     roots = [roots] if isinstance(roots, str) else roots
     if roots and not all((ROOT / root).exists() for root in roots):

@@ -257,6 +257,18 @@ REFUSED = {
         {'datasets.train.iters': [5], 'datasets.train.gt_sizes': [8], 'datasets.train.mini_batch_sizes': [1]},
         'the stages cover 5 iterations, but train.total_iter is 10',
     ),
+    'no chosen metric': (
+        {'datasets.val': {**MINIMAL['datasets']['train'], 'metrics': []}},
+        "'datasets.val.metrics': no metric is named; leave the key out to measure all of them.",
+    ),
+    'metrics of a training set': (
+        {'datasets.train.metrics': ['psnr']},
+        "'datasets.train.metrics': a training set is not measured; write it in a val or test block.",
+    ),
+    'warm-up of no average': (
+        {'train.ema_warmup': True},
+        "'train.ema_warmup' is true, but 'train.ema_decay' is 0: nothing warms up.",
+    ),
     'validation without data': ({'val.val_freq': 5}, "'val.val_freq' is given, but there is no block 'datasets.val'."),
     'two training sets': (
         {'datasets.train_b': {'type': 'PairedImageDataset', 'dataroot_gt': 'a', 'dataroot_lq': 'b'}},
@@ -290,6 +302,25 @@ def test_all_problems_are_told_in_the_order_of_their_lines(write):
     numbers = [int(re.match(r'.*own\.yml:(\d+): ', line)[1]) for line in lines]
     assert len(lines) == 5
     assert numbers == sorted(numbers)
+
+
+def test_a_data_set_chooses_among_the_metrics_there_are(write):
+    """Those of the protocol and the section's own; a wrong label is told on its own line."""
+    block = {**MINIMAL['datasets']['train'], 'metrics': ['psnr', 'niqee', 'psnr_y']}
+    val = {'protocol': 'lol', 'metrics': {'niqe': {'type': 'calculate_niqe'}}}
+    file = write('own.yml', with_changes({'datasets.val_real': block, 'val': val}))
+    lines = file.read_text().splitlines()
+    numbers = [1 + next(n for n, line in enumerate(lines) if f'- {label}' in line) for label in ('niqee', 'psnr_y')]
+    assert problems(file).splitlines() == [
+        f"{file}:{numbers[0]}: 'datasets.val_real.metrics': no metric is called 'niqee'. Did you mean 'niqe'? "
+        'There are: psnr, ssim, niqe.',
+        f"{file}:{numbers[1]}: 'datasets.val_real.metrics': no metric is called 'psnr_y'. Did you mean 'psnr'? "
+        'There are: psnr, ssim, niqe.',
+    ]
+    block['metrics'] = ['niqe', 'psnr']
+    assert from_dict(with_changes({'datasets.val_real': block, 'val': val})).datasets['val_real'].loader.metrics == [
+        'niqe', 'psnr',
+    ]  # fmt: skip
 
 
 def test_an_unknown_method_raises_no_second_complaint_about_its_losses(write):

@@ -240,6 +240,32 @@ def test_two_sets_do_not_share_their_files(tmp_path, capsys):
     assert read(tmp_path, 'pairs')[0]['metrics'] == read(tmp_path, 'more')[0]['metrics']
 
 
+def test_a_set_is_measured_by_the_metrics_it_chooses(tmp_path, capsys):
+    """Pairs by PSNR, photographs without clean images by a metric that needs none."""
+    blocks = make_pairs(tmp_path)
+    photographs = {'type': 'SingleImageDataset', 'dataroot_lq': blocks['dataroot_lq']}
+    sets = {
+        'test_pairs': {'name': 'pairs', 'metrics': ['psnr'], **blocks},
+        'test_real': {'name': 'real', 'metrics': ['uciqe'], **photographs},
+        'test_all': {'name': 'all', **blocks},
+    }
+    own = {'metrics': {'uciqe': {'type': 'calculate_uciqe'}}}
+    assert run_test(tmp_path, {'datasets': sets}, protocol='lol', **own) == 0
+    found = {name: read(tmp_path, name)[0] for name in ('pairs', 'real', 'all')}
+    assert {k: list(r['metrics']) for k, r in found.items()} == {
+        'pairs': ['psnr'], 'real': ['uciqe'], 'all': ['psnr', 'ssim', 'uciqe'],
+    }  # fmt: skip
+    assert found['pairs']['higher_better'] == {'psnr': True}
+    assert found['real']['metrics']['uciqe'] == found['all']['metrics']['uciqe']
+    assert 'protocol lol + uciqe, only psnr ' in found['pairs']['protocol']
+    assert 'uciqe:' not in found['pairs']['protocol']
+    assert 'protocol lol + uciqe ' in found['all']['protocol']
+    assert len({r['protocol_digest'] for r in found.values()}) == 3
+    table = capsys.readouterr().out
+    assert 'No average: pairs and real were scored in unlike ways, by their metrics (psnr and uciqe)' in table
+    assert 'average of the sets' not in table
+
+
 def test_two_tests_do_not_write_into_one_folder(tmp_path, capsys):
     (tmp_path / 'results').mkdir()
     with FileLock(tmp_path / 'results/.pool.lock'):

@@ -117,7 +117,8 @@ def test_two_players_own_two_optimisers(tmp_path):
     assert run(tmp_path, changes) == 0
     saved = state(tmp_path, 12)
     assert set(saved['optimizers']) == {'g', 'd'}
-    assert set(history(tmp_path)[0]['losses']) == {'l_pix', 'l_gan', 'l_d', 'out_d_real'}
+    assert set(history(tmp_path)[0]['losses']) == {'l_pix', 'l_gan', 'l_d'}
+    assert set(history(tmp_path)[0]['signals']) == {'out_d_real'}
     models = tmp_path / 'experiments/tiny/models'
     assert (models / 'net_d_latest.pth').exists()
     six = checkpoint.read(tmp_path / 'experiments/tiny/training_states/6.state')
@@ -158,7 +159,7 @@ def test_the_average_covers_buffers():
     net.running_mean.fill_(4.0)
     net.weight.data.fill_(3.0)
     net.num_batches_tracked.fill_(5)
-    ema.update(net)
+    ema.update(net, 1)
     assert ema.net.running_mean.tolist() == [1.0, 1.0]
     assert ema.net.weight.tolist() == [1.5, 1.5]
     assert int(ema.net.num_batches_tracked) == 5
