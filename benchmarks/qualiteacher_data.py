@@ -20,7 +20,7 @@ from basicsr.image_io import list_images, read_image, to_uint8, write_image
 SIDE = 384  # longest side of every photograph, in pixels
 ALIKE = 0.95  # correlation of two thumbnails above which they count as one photograph
 THUMBNAIL = 16  # its side
-WINDOW = 128  # side of what is adapted to: a few windows of each photograph, the same in every epoch
+WINDOW = 112  # side of what is adapted to: a few windows of each photograph, the same in every epoch
 WINDOWS = 3
 
 

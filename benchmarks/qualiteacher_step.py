@@ -222,7 +222,7 @@ class ReleasedStep:
 
 
 def options_of(host: dict[str, Any], batch: int, size: int, **changes: Any) -> dict[str, Any]:
-    """The profile ``release`` with scorers and features that ship, on the sample photographs, all losses from the start.
+    """The profile ``release``, with scorers and features that ship, on the sample photographs; all losses from step 1.
 
     Args:
         host: Block of the network that is conditioned.

@@ -114,7 +114,7 @@ def test_the_cases_are_what_they_are_called():
         model.start_iteration(1)
         told = model(batch)
         assert (float(told['gated']), float(told['labelled'])) == (0.5, labelled)
-        losses = {k: float(v) for k, v in told.items() if k.startswith('l_')}
+        losses = {k: float(v.detach()) for k, v in told.items() if k.startswith('l_')}
         assert set(losses) == {'l_pix', 'l_percep', 'l_label', 'l_contrast', 'l_preference', 'l_crop'}
         assert min(losses.values()) > 0
 
@@ -124,7 +124,7 @@ def test_the_comparison_can_fail():
     ours, _ = learned(our_step(model), model, batches[:1])
     model.low_scores = (0.0, 0.1)
     theirs, _ = learned(ReleasedStep(model).backward, model, batches[:1])
-    assert relative(theirs[0], ours[0]) > 1e-3
+    assert relative(theirs[0], ours[0]) > 1e-4
     assert relative(theirs[0], {**ours[0], 'l_more': 1.0}) == math.inf
 
 

@@ -89,9 +89,9 @@ def test_windows_do_not_overlap_and_stay_the_same():
     rows, columns_ = np.indices((300, 420))
     image = np.stack((rows % 256, columns_ % 256, (rows // 256) * 2 + columns_ // 256), axis=2).astype(np.uint8)
     windows = qualiteacher_data.windows_of(image, 'key')
-    assert [w.shape for w in windows] == [(128, 128, 3)] * 3
+    assert [w.shape for w in windows] == [(112, 112, 3)] * 3
     pixels = [{tuple(p) for p in w.reshape(-1, 3)} for w in windows]
-    assert sum(map(len, pixels)) == len(set.union(*pixels)) == 3 * 128 * 128
+    assert sum(map(len, pixels)) == len(set.union(*pixels)) == 3 * 112 * 112
     again = qualiteacher_data.windows_of(image, 'key')
     assert all((a == b).all() for a, b in zip(windows, again))
     with pytest.raises(DataError, match='does not fit'):
@@ -170,7 +170,7 @@ def test_a_small_study(tmp_path, monkeypatch):
     assert (results / 'haze_qualiteacher_seed0.json').stat().st_mtime_ns == before
     assert qualiteacher.main(['sweep', *chosen, *common]) == 0
     swept = json.loads((results / 'sweep_haze_qualiteacher_seed0.json').read_text())
-    assert len(swept['levels']) == len(set(swept['levels'])) == len(swept['scores']['2'])
+    assert len(swept['levels']) == len(set(swept['levels'])) == len(swept['scores']['1'])
     page = tmp_path / 'page.md'
     page.write_text(qualiteacher.PAGE.read_text())
     assert qualiteacher.main(['table', '--page', str(page), '--results', str(results)]) == 0
