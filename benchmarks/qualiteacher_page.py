@@ -24,7 +24,8 @@ NAMES = {**LABELS, TRAINED: 'trained on', 'psnr': 'PSNR', 'ssim': 'SSIM'}
 TITLES = {
     'pretrained': 'pretrained', 'mean_teacher': 'mean teacher', 'colabator': 'Colabator', 'semi_uir': 'Semi-UIR',
     'qualiteacher': '**QualiTeacher**', 'qt_no_condition': 'no condition, no preference', 'qt_one_view': 'one view',
-    'qt_no_preference': 'no preference', 'qt_no_crop': 'no crop consistency', 'qt_topk': 'released bank', 'qt_released': 'its released rules',
+    'qt_no_preference': 'no preference', 'qt_no_crop': 'no crop consistency', 'qt_topk': 'released bank',
+    'qt_released': 'released labels and bank',
 }  # fmt: skip
 SIDES = ('real', 'pairs')
 Result = dict[str, Any]

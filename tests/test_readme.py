@@ -15,7 +15,11 @@ README = (ROOT / 'README.md').read_text()
 BLOCKS = [b.strip().splitlines() for b in re.findall(r'^```bash\n(.*?)^```', README, flags=re.M | re.S)]
 COMMANDS = [line for block in BLOCKS[2:] for line in block]
 # Two iterations on small images, so that a command takes seconds; appended to the commands that train.
-SHORT = ['train:total_iter=2', 'train:scheduler:T_max=2', 'datasets:val:val_size=48', 'datasets:train:gt_size=48']
+SHORT = ['train:total_iter=2', 'datasets:val:val_size=48']
+SMALL = {
+    'adapt.yml': ['datasets:train:gt_size=96'],
+    'quickstart.yml': ['train:scheduler:T_max=2', 'datasets:train:gt_size=48'],
+}
 FEW = ['datasets:train:batch_size_per_gpu=2', 'num_gpu=0']
 
 
@@ -25,6 +29,9 @@ def checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp('checkout')
     for name in ('basicsr', 'options', 'datasets', 'tools'):
         (folder / name).symlink_to(ROOT / name)
+    (folder / 'my_photos').mkdir()
+    for photo in sorted((ROOT / 'datasets/sample/val').glob('*.jpg'))[:2]:
+        (folder / 'my_photos' / photo.name).symlink_to(photo)
     result = execute('python basicsr/train.py -opt options/quickstart.yml', folder)
     assert result.returncode == 0, result.stderr
     return folder
@@ -33,11 +40,12 @@ def checkout(tmp_path_factory):
 def execute(command, folder):
     words = shlex.split(command)
     if 'train.py' in command and '--explain' not in command:
+        short = [*SHORT, *FEW, *next(changes for file, changes in SMALL.items() if file in command)]
         if '--force_yml' in words:
             at = words.index('--force_yml') + 1
-            words[at:at] = [*SHORT, *FEW]
+            words[at:at] = short
         else:
-            words += ['--force_yml', *SHORT, *FEW]
+            words += ['--force_yml', *short]
     if words[0] == 'torchrun':
         words[:1] = [
             sys.executable,
@@ -66,7 +74,8 @@ def test_command(command, checkout):
     result = execute(command, checkout)
     assert result.returncode == 0, result.stderr
     if 'inference.py' in command:
-        assert len(list((checkout / 'results/restored').glob('*.png'))) == 8
+        name, count = ('adapted', 2) if 'my_photos' in command else ('restored', 8)
+        assert len(list((checkout / 'results' / name).glob('*.png'))) == count
     if 'test.py' in command:
         assert (checkout / 'results/quickstart/test.json').exists()
 
