@@ -16,7 +16,7 @@ from .loss_util import at_least_float32, check_same_shape
 
 @LOSS_REGISTRY.register()
 class FeatureLoss(nn.Module):
-    """Mean absolute difference of the features of a frozen network, each level divided by the target's mean magnitude.
+    """Mean absolute difference of the features of a frozen network, each level relative to the target's mean magnitude.
 
     The idea is that of J. Johnson et al., "Perceptual losses for real-time style transfer and super-resolution", ECCV
     2016. With the default backbone, EfficientNet-Lite0, it is neither the VGG loss of the literature nor LPIPS: its
@@ -26,6 +26,8 @@ class FeatureLoss(nn.Module):
         loss_weight: Factor on the loss.
         layer_weights: Weights of the features at strides 2, 4, 8, 16 and 32; 0 leaves a level out.
         backbone: Block of the network; it must have ``features(images)``.
+        relative: Whether each level is divided by the target's mean magnitude; the losses of BasicSR and of the mean
+            teachers' releases are not.
 
     Raises:
         OptionError: The backbone has no features, or another number of them.
@@ -37,6 +39,7 @@ class FeatureLoss(nn.Module):
         loss_weight: float = 1.0,
         layer_weights: tuple[float, ...] = (0.1, 0.2, 0.4, 0.2, 0.1),
         backbone: Annotated[dict, Block('arch')] | None = None,
+        relative: bool = True,
     ) -> None:
         super().__init__()
         block = backbone or {'type': 'EfficientNetLite0'}
@@ -46,7 +49,7 @@ class FeatureLoss(nn.Module):
             raise OptionError(
                 f'FeatureLoss: {block["type"]} gives {count} features, but layer_weights has {len(layer_weights)}.'
             )
-        self.loss_weight, self.layer_weights = loss_weight, tuple(layer_weights)
+        self.loss_weight, self.layer_weights, self.relative = loss_weight, tuple(layer_weights), relative
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Compares two batches (N,3,H,W) in [0,1]; returns a scalar.
@@ -61,7 +64,8 @@ class FeatureLoss(nn.Module):
         loss = pred.new_zeros(())
         for weight, a, b in zip(self.layer_weights, found, wanted):
             if weight:
-                loss = loss + weight * (a - b).abs().mean() / b.abs().mean().clamp_min(1e-6)
+                distance = (a - b).abs().mean()
+                loss = loss + weight * (distance / b.abs().mean().clamp_min(1e-6) if self.relative else distance)
         return self.loss_weight * loss
 
     def train(self, mode: bool = True) -> FeatureLoss:

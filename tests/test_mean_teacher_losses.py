@@ -253,3 +253,13 @@ def test_computes_in_float32_under_bf16(name):
 def test_reductions_are_checked(name):
     with pytest.raises(OptionError, match=r"reduction: 'avg'|reduction 'avg'|allowed"):
         build_loss({'type': name, 'reduction': 'avg'})
+
+
+def test_feature_loss_is_absolute_where_it_is_told_so():
+    pred, target = images(2, batch=2, size=32)
+    loss = build_loss({'type': 'FeatureLoss', 'relative': False, 'layer_weights': [0, 0.5, 0, 0, 0]})
+    pred, target = pred.float(), target.float()
+    found, wanted = (loss.net.features(x)[1] for x in (pred, target))
+    assert torch.allclose(loss(pred, target), 0.5 * (found - wanted).abs().mean())
+    relative = build_loss({'type': 'FeatureLoss', 'layer_weights': [0, 0.5, 0, 0, 0]})
+    assert torch.allclose(relative(pred, target), 0.5 * (found - wanted).abs().mean() / wanted.abs().mean())
