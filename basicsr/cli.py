@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,10 @@ def run_command(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print('Interrupted.', file=sys.stderr)
         return INTERRUPTED
+    except Exception:  # a mistake of ours, or of a plug-in: its traceback shall be seen, and the process end
+        for child in multiprocessing.active_children():
+            child.kill()  # loader processes do not heed SIGTERM, by which Python would end them and wait
+        raise
 
 
 def _refuse_foreign_copy() -> None:

@@ -329,6 +329,7 @@ def row_of(name: str, gpu: bool, rounds: int) -> dict[str, Any]:
     ratios = [a['seconds'] / b['seconds'] for a, b in pairs]
     return {
         'setting': name, 'device': 'cuda' if gpu else 'cpu', 'size': SETTINGS[name]['size'],
+        'steps': SETTINGS[name].get('steps', STEPS),
         **{f'{side}_s': [r['seconds'] for r in found[side]] for side in SIDES},
         **{f'{side}_peak_mb': [r['peak_mb'] for r in found[side]] for side in SIDES},
         'times_as_fast': statistics.median(ratios), 'range': [min(ratios), max(ratios)], 'loss_difference': difference,
@@ -378,7 +379,7 @@ def main() -> None:
     rows = [row_of(name, on_gpu, args.rounds) for name, on_gpu in jobs]
     result = {
         'date': date.today().isoformat(), **facts(), 'threads': torch.get_num_threads(), 'rounds': args.rounds,
-        'steps': STEPS, 'warm': WARM, 'rows': rows,
+        'rows': rows,
     }  # fmt: skip
     print(table(result))
     write_text(args.json, json.dumps(result, indent=1) + '\n')

@@ -66,6 +66,8 @@ class QualiTeacherModel(BankedTeacher):
         bank_rank: What ranks them: the ensemble's score, or the sum of its members as in the release.
         bank_memory_mb: Most memory of the kept labels; those of images not seen for longest go first.
         drop_score: Part of the labels that are taught without their score, for guidance at inference.
+        tell_pairs: Whether labelled images are restored a second time, asked for the top score, so that the top is what
+            clean images look like. Our addition; the release never tells them a score.
         preference_opt: ScorePreferenceLoss or RegressionPreferenceLoss; null for none.
         preference_start: Iteration from which it counts.
         low_scores: Range that the low score is drawn from; with bins of 0.1 the release's bins 4, 5 and 6.
@@ -111,6 +113,7 @@ class QualiTeacherModel(BankedTeacher):
         bank_rank: Literal['weighted', 'sum'] = 'weighted',
         bank_memory_mb: Annotated[float, Range(1)] = 1024,
         drop_score: Score = 0.0,
+        tell_pairs: bool = False,
         preference_opt: Annotated[dict, Block('loss')] | None = None,
         preference_start: Count = 1,
         low_scores: tuple[Score, Score] = (0.4, 0.7),
@@ -139,7 +142,7 @@ class QualiTeacherModel(BankedTeacher):
         barrier = DualGate(gate_scorers, gate_views, gate, gate_members, list(judge.scorer.members()))
         self.set_up(judge, bank, ['hflip', 'vflip', 'rot90'] if views is None else views, barrier)
         self.average_labels, self.drop_score, self.merge = average_labels, drop_score, merge
-        self.strength = strength
+        self.strength, self.tell_pairs = strength, tell_pairs and self.conditioned
         self.cri_preference = build(LOSS_REGISTRY, _whole(preference_opt)) if preference_opt else None
         self.cri_scattering = build(LOSS_REGISTRY, _whole(scattering_opt)) if scattering_opt else None
         self.preference_start, self.low_scores = preference_start, low_scores
@@ -197,14 +200,28 @@ class QualiTeacherModel(BankedTeacher):
         image, wanted, place = self._merged(image, scores.flatten())
         place = place.view(scores.shape)
         if lq.shape[-2:] != strong.shape[-2:] or self.cri_scattering is not None or not self.conditioned:
-            supervised = plain(self.net_g, lq)
             outputs, transmission = self._outputs(strong, image, wanted)
-            return Student(supervised, outputs, place, image, transmission)
+            return Student(self._supervised(lq), outputs, place, image, transmission)
         inputs = self.joined(lq, strong)
-        first = torch.arange(len(lq), device=strong.device)
-        nothing = wanted.new_full((len(lq),), math.nan)
-        both = self.net_g.branches(inputs, torch.cat((first, image + len(lq))), torch.cat((nothing, wanted)))
-        return Student(both[: len(lq)], both[len(lq) :], place, image)
+        first, told = self._pairs(lq, wanted)
+        both = self.net_g.branches(inputs, torch.cat((first, image + len(lq))), torch.cat((told, wanted)))
+        return Student(both[: len(first)], both[len(first) :], place, image)
+
+    def _pairs(self, lq: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Which labelled images are restored, and the scores that they are asked for."""
+        first = torch.arange(len(lq), device=lq.device)
+        nothing = scores.new_full((len(lq),), math.nan)
+        if not self.tell_pairs:
+            return first, nothing
+        return torch.cat((first, first)), torch.cat((nothing, torch.full_like(nothing, TOP)))
+
+    def _supervised(self, lq: Tensor) -> Tensor:
+        """Restored labelled images, without a score and, where they are told one, at the top."""
+        restored = plain(self.net_g, lq)
+        if not self.tell_pairs:
+            return restored
+        top = torch.full((len(lq),), TOP, device=lq.device)
+        return torch.cat((restored, self.net_g(lq, score=top)))
 
     def _asked(self, labels: Labels, batch: Batch) -> Tensor:
         """Scores (B,K) of the labels, then (B,1) each: the top score, a low one. NaN for none."""
@@ -262,6 +279,10 @@ class QualiTeacherModel(BankedTeacher):
         return self.net_g.branches(strong, image, scores), None
 
     # ---- losses ---------------------------------------------------------------------------------------------------
+
+    def supervised_losses(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """As usual; images that were restored twice are compared twice."""
+        return super().supervised_losses(output, gt.repeat(len(output) // len(gt), 1, 1, 1))
 
     def shares(self, labels: Labels) -> Tensor:
         """Weight (B,K) of each label."""

@@ -14,7 +14,7 @@ from torch import nn
 from basicsr import checkpoint
 from basicsr.errors import CheckpointError
 
-from .runs import run, spawn, state, write_options
+from .runs import ROOT, run, spawn, state, write_options
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
 
@@ -266,3 +266,27 @@ def test_validation_without_clean_images_says_so(pairs, capsys):
         'dataroot_lq': str(folder / 'lq'),
     }
     fails(folder, changes, capsys, EXIT_REFUSED, 'nowhere')
+
+
+def test_a_crash_with_loader_processes_ends_the_process(tmp_path):
+    """They ignore SIGTERM, since a signal to the whole group is the trainer's business; Python would wait for them."""
+    plugin = tmp_path / 'crashing_arch.py'
+    plugin.write_text(
+        'from torch import nn\n'
+        'from basicsr.registry import ARCH_REGISTRY\n'
+        '@ARCH_REGISTRY.register()\n'
+        'class CrashingNet(nn.Module):\n'
+        '    def __init__(self):\n'
+        '        super().__init__()\n'
+        '        self.conv = nn.Conv2d(3, 3, 1)\n'
+        '    def forward(self, x):\n'
+        '        raise TypeError("a mistake in a plug-in")\n'
+    )
+    changes = {
+        'network_g': {'type': 'CrashingNet'}, 'imports': [str(ROOT / 'tests/plugins/tiny.py'), str(plugin)],
+        'datasets.train.num_worker_per_gpu': 2,
+    }  # fmt: skip
+    process = spawn(write_options(tmp_path, changes))
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert 'TypeError: a mistake in a plug-in' in log

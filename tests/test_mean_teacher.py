@@ -374,3 +374,20 @@ def test_strength_makes_labels_between_the_image_and_beyond_the_teacher():
 def test_what_cannot_be_is_refused_with_one_sentence(options, text):
     with pytest.raises(OptionError, match=text):
         method('QualiTeacherModel', **options)
+
+
+@pytest.mark.parametrize('size', [48, 64])
+def test_told_pairs_are_compared_with_and_without_the_top_score(size):
+    """Pairs of another size than the real images go through the network by themselves."""
+    given = batch(2)
+    given['lq'], given['gt'] = given['lq'][..., :size, :size].contiguous(), given['gt'][..., :size, :size].contiguous()
+    if size != 48:
+        given['lq'], given['gt'] = (torch.nn.functional.pad(given[k], (0, 16, 0, 16), 'reflect') for k in ('lq', 'gt'))
+    model = method('QualiTeacherModel', tell_pairs=True)
+    losses = model(given)
+    with torch.no_grad():
+        found = [(model.net_g(given['lq'], score=s) - given['gt']).abs().mean() for s in (None, 1.0)]
+    assert torch.allclose(losses['l_pix'], (found[0] + found[1]) / 2, rtol=1e-4)
+    assert not torch.allclose(found[0], found[1], rtol=1e-4)
+    losses['l_pix'].backward()
+    assert sum(p.grad.abs().sum() for p in model.net_g.condition.parameters()) > 0
