@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from basicsr.errors import OptionError
 from basicsr.iqa.ensemble_scorer import raw_scores
@@ -31,12 +32,14 @@ class Judge:
         tiles: Cells of the grid to a side; 1 gives no mask.
         mask: How a cell's weight is made of its members' scores: their weighted mean, their product, or 1.
         inverted: Members that count as 1 minus their score in the mask.
+        smooth: Standard deviation, in pixels, of the Gaussian that gradients of :meth:`reward` pass; 0 for none.
     """
 
     scorer: Scorer
     tiles: int = 2
     mask: Mask = 'addition'
     inverted: tuple[str, ...] = ()
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         if self.scorer.needs_degraded:
@@ -63,9 +66,17 @@ class Judge:
         )  # fmt: skip
 
     def reward(self, images: Tensor) -> Tensor:
-        """Scores (N,) with gradient where the scorer has one; the images are clipped to [0,1] first."""
+        """Scores (N,) with gradient where the scorer has one; the images are clipped to [0,1] first.
+
+        A scorer is most easily gamed by fine patterns that no eye takes for quality. With ``smooth`` the score is the
+        same, but its gradient has no fine pattern.
+        """
         with torch.autocast(images.device.type, enabled=False):
-            return self.scorer(images.float().clamp(0, 1))
+            images = images.float().clamp(0, 1)
+            if self.smooth and images.requires_grad:
+                coarse = blurred(images, self.smooth)
+                images = coarse + (images - coarse).detach()
+            return self.scorer(images)
 
     def _raw(self, images: Tensor) -> dict[str, Tensor]:
         with torch.autocast(images.device.type, enabled=False):
@@ -163,9 +174,22 @@ class DualGate:
         self.seen = state['seen'].clone()
 
 
-def judge_of(spec: str | dict[str, Any], tiles: int, mask: Mask, inverted: list[str] | None) -> Judge:
+def judge_of(
+    spec: str | dict[str, Any], tiles: int, mask: Mask, inverted: list[str] | None, smooth: float = 0.0
+) -> Judge:
     """Builds a judge from an option: a file, the type of a scorer, or a block."""
-    return Judge(load_scorer(spec), tiles, mask, tuple(inverted or ()))
+    return Judge(load_scorer(spec), tiles, mask, tuple(inverted or ()), smooth)
+
+
+def blurred(images: Tensor, sigma: float) -> Tensor:
+    """Images (N,C,H,W) under a Gaussian of this standard deviation in pixels, the edges repeated."""
+    reach = math.ceil(3 * sigma)
+    places = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    kernel = (-0.5 * (places / sigma) ** 2).exp()
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
+    padded = F.pad(images, (reach, reach, reach, reach), mode='replicate')
+    across = F.conv2d(padded, kernel, groups=images.shape[1])
+    return F.conv2d(across, kernel.transpose(2, 3), groups=images.shape[1])
 
 
 def _deviation(values: Tensor) -> Tensor:

@@ -71,6 +71,8 @@ class QualiTeacherModel(BankedTeacher):
         preference_opt: ScorePreferenceLoss or RegressionPreferenceLoss; null for none.
         preference_start: Iteration from which it counts.
         low_scores: Range that the low score is drawn from; with bins of 0.1 the release's bins 4, 5 and 6.
+        reward_smooth: Standard deviation in pixels of a Gaussian that the scorer's gradient passes, so that it cannot
+            teach fine patterns; 0 for none, as released. Our addition.
         crop_weight: Factor on the cropped consistency.
         crop_ratio: Side of its window as a part of the image's.
         crop_start: Iteration from which it counts.
@@ -117,6 +119,7 @@ class QualiTeacherModel(BankedTeacher):
         preference_opt: Annotated[dict, Block('loss')] | None = None,
         preference_start: Count = 1,
         low_scores: tuple[Score, Score] = (0.4, 0.7),
+        reward_smooth: Weight = 0.0,
         crop_weight: Weight = 1.0,
         crop_ratio: Annotated[float, Range(0.1, 1)] = 0.5,
         crop_start: Count = 1,
@@ -137,7 +140,7 @@ class QualiTeacherModel(BankedTeacher):
             label_weight,
             ramp_iters,
         )
-        judge = judge_of(scorer, tiles, mask, inverted_members)
+        judge = judge_of(scorer, tiles, mask, inverted_members, reward_smooth)
         bank = LabelBank(bank_size, bank_policy, bank_rank, bank_memory_mb)
         barrier = DualGate(gate_scorers, gate_views, gate, gate_members, list(judge.scorer.members()))
         self.set_up(judge, bank, ['hflip', 'vflip', 'rot90'] if views is None else views, barrier)

@@ -9,6 +9,7 @@ import torch
 from basicsr import train
 from basicsr.errors import OptionError
 from basicsr.history import History
+from basicsr.models import label_judge
 from basicsr.registry import ARCH_REGISTRY, build
 from basicsr.views import VIEWS
 
@@ -391,3 +392,28 @@ def test_told_pairs_are_compared_with_and_without_the_top_score(size):
     assert not torch.allclose(found[0], found[1], rtol=1e-4)
     losses['l_pix'].backward()
     assert sum(p.grad.abs().sum() for p in model.net_g.condition.parameters()) > 0
+
+
+def test_a_smoothed_reward_has_the_same_score_and_no_fine_pattern_in_its_gradient():
+    model = method('QualiTeacherModel', reward_smooth=2.0)
+    plain = method('QualiTeacherModel')
+    images = (0.5 + 0.1 * torch.rand(2, 3, 40, 40)).requires_grad_()
+    grads = []
+    for judge in (model.judge, plain.judge):
+        score = judge.reward(images)
+        grads.append((score, torch.autograd.grad(score.sum(), images)[0]))
+    assert torch.allclose(grads[0][0], grads[1][0], atol=1e-6)
+    fine = [g.diff(dim=-1).norm() / g.norm() for _, g in grads]
+    assert fine[0] < 0.5 * fine[1]
+    inner = [g[..., 12:-12, 12:-12] for _, g in grads]
+    wanted = label_judge.blurred(grads[1][1], 2.0)[..., 12:-12, 12:-12]  # away from the edges it is its own transpose
+    assert torch.allclose(inner[0], wanted, atol=1e-7)
+
+
+def test_the_blur_keeps_what_is_flat_and_has_its_width():
+    assert torch.allclose(label_judge.blurred(torch.full((1, 3, 9, 9), 0.3), 1.5), torch.full((1, 3, 9, 9), 0.3))
+    dot = torch.zeros(1, 1, 41, 41)
+    dot[..., 20, 20] = 1
+    spread_ = label_judge.blurred(dot, 2.0)[0, 0]
+    places = torch.arange(41.0) - 20
+    assert (spread_.sum(0) * places**2).sum().sqrt() == pytest.approx(2.0, rel=0.02)
