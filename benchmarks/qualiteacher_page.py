@@ -23,9 +23,11 @@ DIGITS = {'psnr': 2, 'ssim': 3, TRAINED: 3, 'brisque': 1, 'piqe': 1, 'cnniqa': 1
 NAMES = {**LABELS, TRAINED: 'trained on', 'psnr': 'PSNR', 'ssim': 'SSIM'}
 TITLES = {
     'pretrained': 'pretrained', 'mean_teacher': 'mean teacher', 'colabator': 'Colabator', 'semi_uir': 'Semi-UIR',
-    'qualiteacher': '**QualiTeacher**', 'qt_no_condition': 'no condition, no preference', 'qt_one_view': 'one view',
-    'qt_no_preference': 'no preference', 'qt_no_crop': 'no crop consistency', 'qt_topk': 'released bank',
-    'qt_released': 'released labels and bank',
+    'qualiteacher': '**QualiTeacher**', 'qt_bold': '**QualiTeacher, bold**',
+    'qt_no_condition': 'no condition, no preference', 'qt_one_view': 'one view', 'qt_no_preference': 'no preference',
+    'qt_no_crop': 'no crop consistency', 'qt_topk': 'released bank', 'qt_stronger': 'preference 0.1, strength to 1.2',
+    'qt_smooth': 'preference 0.1, smoothed', 'qt_untold': 'pairs not told, strength to 1.2',
+    'qt_bold_released': 'bold, released labels and bank', 'qt_bold_no_preference': 'bold, no preference',
 }  # fmt: skip
 SIDES = ('real', 'pairs')
 Result = dict[str, Any]

@@ -37,7 +37,12 @@ METHOD_FILES = (  # a digest of these tells results of unlike code apart
     'data/photometric_degradation.py',
 )  # fmt: skip
 
-QUALITEACHER: dict[str, Any] = {  # as options/_base/qualiteacher_small.yml
+
+def _train(**keys: Any) -> dict[str, Any]:
+    return {'train': keys}
+
+
+BOLD: dict[str, Any] = {
     'model_type': 'QualiTeacherModel',
     'train': {
         'scorer': TRAINED_ON.relative_to(ROOT).as_posix(),
@@ -49,8 +54,9 @@ QUALITEACHER: dict[str, Any] = {  # as options/_base/qualiteacher_small.yml
         'crop_weight': 0.1,
     },
 }
-RELEASED = {'train': {'strength': None, 'bank_policy': 'topk'}}
-SCORED = {'train': {'scorer': QUALITEACHER['train']['scorer']}}
+# as options/_base/qualiteacher_small.yml
+ANCHORED = _train(strength=[0.0, 1.0], tell_pairs=True, preference_opt={'loss_weight': 0.05}, crop_weight=0.05)
+SCORED = _train(scorer=BOLD['train']['scorer'])
 CONDITIONED = {
     'type': 'QualityConditioned', 'mode': 'fourier', 'saturate': 1.0, 'frequencies': 1,
     'sites': ['middle_blks', 'decoders.*'],
@@ -61,13 +67,18 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     'mean_teacher': ({'model_type': 'MeanTeacherModel'},),
     'colabator': ({'model_type': 'ColabatorModel'}, SCORED),
     'semi_uir': ({'model_type': 'SemiUIRModel'}, SCORED),
-    'qt_released': (QUALITEACHER, RELEASED),
-    'qualiteacher': (QUALITEACHER,),
-    'qt_no_condition': (QUALITEACHER, {'train': {'preference_opt': None}}),  # which compares outputs by their scores
-    'qt_one_view': (QUALITEACHER, {'train': {'views': ['hflip']}}),
-    'qt_no_preference': (QUALITEACHER, {'train': {'preference_opt': None}}),
-    'qt_no_crop': (QUALITEACHER, {'train': {'crop_weight': 0.0}}),
-    'qt_topk': (QUALITEACHER, {'train': {'bank_policy': 'topk'}}),
+    'qualiteacher': (BOLD, ANCHORED),
+    'qt_bold': (BOLD,),
+    'qt_no_condition': (BOLD, ANCHORED, _train(preference_opt=None)),  # the preference compares outputs by their scores
+    'qt_one_view': (BOLD, ANCHORED, _train(views=['hflip'])),
+    'qt_no_preference': (BOLD, ANCHORED, _train(preference_opt=None)),
+    'qt_no_crop': (BOLD, ANCHORED, _train(crop_weight=0.0)),
+    'qt_topk': (BOLD, ANCHORED, _train(bank_policy='topk')),
+    'qt_stronger': (BOLD, ANCHORED, _train(strength=[0.0, 1.2], preference_opt={'loss_weight': 0.1})),
+    'qt_smooth': (BOLD, ANCHORED, _train(preference_opt={'loss_weight': 0.1}, reward_smooth=3.0)),
+    'qt_untold': (BOLD, _train(strength=[0.0, 1.2], preference_opt={'loss_weight': 0.05}, crop_weight=0.05)),
+    'qt_bold_released': (BOLD, _train(strength=None, bank_policy='topk')),
+    'qt_bold_no_preference': (BOLD, _train(preference_opt=None)),
 }
 PLAIN = ('pretrained', 'mean_teacher', 'colabator', 'semi_uir', 'qt_no_condition')  # networks without a knob
 
@@ -142,7 +153,7 @@ def pretrain(work: Path, seed: int) -> None:
     folder = host_folder(work, seed)
     if _iteration(_latest(folder)) == HOST_ITERATIONS:
         return
-    _train(
+    _start(
         ROOT / HOST_OPTIONS, folder.name, f'name={folder.name}', f'manual_seed={seed}',
         f'path:experiments_root={work.resolve()}', f'train:total_iter={HOST_ITERATIONS}',
         f'train:scheduler:T_max={HOST_ITERATIONS}', 'val:val_freq=1500',
@@ -165,7 +176,7 @@ def train(run: Run, photos: Photos) -> None:
     if not same and run.folder.exists():
         archive(run.folder)
     write_text(file, text)
-    _train(file, run.name)
+    _start(file, run.name)
 
 
 def options_of(run: Run, photos: Photos) -> dict[str, Any]:
@@ -194,7 +205,7 @@ def variant_options(task: str, variant: str, iterations: int | None = None) -> d
     settings = document['train']
     settings['total_iter'] = iterations or settings['total_iter']
     document['logger']['print_freq'] = max(1, settings['total_iter'] // LOG_LINES)
-    if document['model_type'] == QUALITEACHER['model_type']:
+    if document['model_type'] == BOLD['model_type']:
         settings['preference_start'] = settings['crop_start'] = max(1, round(START * settings['total_iter']))
     return document
 
@@ -271,7 +282,7 @@ def _iteration(file: Path) -> int | None:
     return checkpoint.read(file).get('iter') if file.is_file() else None
 
 
-def _train(options: Path, name: str, *overrides: str) -> None:
+def _start(options: Path, name: str, *overrides: str) -> None:
     command = [sys.executable, str(ROOT / 'basicsr/train.py'), '-opt', str(options), '--auto_resume']
     command += ['--force_yml', *overrides] if overrides else []
     if subprocess.run(command, cwd=ROOT).returncode:
