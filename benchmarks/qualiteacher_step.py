@@ -87,7 +87,8 @@ class ReleasedStep:
         unknown = {
             'drop_score': model.drop_score > 0, 'scattering_opt': model.cri_scattering is not None,
             'strength': model.strength is not None, 'tell_pairs': model.tell_pairs,
-            'reward_smooth': model.judge.smooth > 0, 'gate': model.gate.kind != 'absolute', 'held_out': bool(model.held_out),
+            'reward_smooth': model.judge.smooth > 0, 'gate': model.gate.kind != 'absolute',
+            'held_out': bool(model.held_out),
             'preference_opt': getattr(self.preference, 'compares', 'scores') != 'scores',
             'mask': model.judge.mask == 'multiplication', 'network_g': not model.conditioned,
         }  # fmt: skip
