@@ -58,15 +58,8 @@ class ColabatorModel(BankedTeacher):
         bank_memory_mb: Annotated[float, Range(1)] = 1024,
     ) -> None:
         super().__init__(
-            networks,
-            pixel_opt,
-            fft_opt,
-            perceptual_opt,
-            gradient_opt,
-            label_opt,
-            contrast_opt,
-            label_weight,
-            ramp_iters,
-        )
+            networks, pixel_opt, fft_opt, perceptual_opt, gradient_opt, label_opt, contrast_opt,
+            label_weight, ramp_iters,
+        )  # fmt: skip
         judge = judge_of(scorer, tiles, mask, inverted_members)
         self.set_up(judge, LabelBank(size=1, policy='all_better', memory_mb=bank_memory_mb))

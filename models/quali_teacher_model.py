@@ -130,16 +130,9 @@ class QualiTeacherModel(BankedTeacher):
         merge: Literal['auto', 'always', 'never'] = 'auto',
     ) -> None:
         super().__init__(
-            networks,
-            pixel_opt,
-            fft_opt,
-            perceptual_opt,
-            gradient_opt,
-            label_opt,
-            contrast_opt,
-            label_weight,
-            ramp_iters,
-        )
+            networks, pixel_opt, fft_opt, perceptual_opt, gradient_opt, label_opt, contrast_opt,
+            label_weight, ramp_iters,
+        )  # fmt: skip
         judge = judge_of(scorer, tiles, mask, inverted_members, reward_smooth)
         bank = LabelBank(bank_size, bank_policy, bank_rank, bank_memory_mb)
         barrier = DualGate(gate_scorers, gate_views, gate, gate_members, list(judge.scorer.members()))
@@ -151,8 +144,7 @@ class QualiTeacherModel(BankedTeacher):
         self.preference_start, self.low_scores = preference_start, low_scores
         self.crop_weight, self.crop_ratio, self.crop_start = crop_weight, crop_ratio, crop_start
         self.crop_same_window, self.drift_weight = crop_same_window, drift_weight
-        self.held_out = [load_scorer(spec) for spec in held_out or []]
-        self.held_out_freq = held_out_freq
+        self.held_out, self.held_out_freq = [load_scorer(spec) for spec in held_out or []], held_out_freq
         self._check()
 
     def _check(self) -> None:

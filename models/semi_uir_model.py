@@ -64,16 +64,9 @@ class SemiUIRModel(BankedTeacher):
         bank_memory_mb: Annotated[float, Range(1)] = 1024,
     ) -> None:
         super().__init__(
-            networks,
-            pixel_opt,
-            fft_opt,
-            perceptual_opt,
-            gradient_opt,
-            label_opt,
-            contrast_opt,
-            label_weight,
-            ramp_iters,
-        )
+            networks, pixel_opt, fft_opt, perceptual_opt, gradient_opt, label_opt, contrast_opt,
+            label_weight, ramp_iters,
+        )  # fmt: skip
         self.set_up(judge_of(scorer, 1, 'none', None), LabelBank(size=1, policy='topk', memory_mb=bank_memory_mb))
         self.initial, self.edge_weight = initial, edge_weight
         self.cri_edges = build(LOSS_REGISTRY, {'type': 'GradientLoss', 'loss_weight': edge_weight})

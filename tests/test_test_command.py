@@ -122,7 +122,7 @@ def test_the_record_says_what_the_scores_rest_on(tmp_path):
     assert run_test(tmp_path) == 0
     record, _ = read(tmp_path)
     assert record['checkpoint'] == {
-        'file': str(tmp_path / 'w.pth'), 'entry': 'params_ema', 'prefixes': [], 'matched': 2, 'tensors': 2,
+        'file': str(tmp_path / 'w.pth'), 'entry': 'params_ema', 'prefixes': [], 'matched': 2, 'tensors': 2, 'fresh': 0,
         'iteration': 7, 'sha256': hashlib.sha256((tmp_path / 'w.pth').read_bytes()).hexdigest(),
     }  # fmt: skip
     assert record['images'] == 3
