@@ -29,6 +29,7 @@ TITLES = {
     'qt_smooth': 'preference 0.1, smoothed', 'qt_untold': 'pairs not told, strength to 1.2',
     'qt_bold_released': 'bold, released labels and bank', 'qt_bold_no_preference': 'bold, no preference',
 }  # fmt: skip
+MAIN = ('qualiteacher', 'qt_bold')
 SIDES = ('real', 'pairs')
 Result = dict[str, Any]
 
@@ -289,15 +290,15 @@ def verdict_table(study: Study) -> str:
     """For each task: on how many telling judges QualiTeacher is better, what PSNR does, and whether the knob works."""
     lines = []
     for task in study.tasks:
-        if (task, 'qualiteacher') in study.runs:
-            rest = [_against(study, task, to) for to in ('mean_teacher', 'colabator')]
-            lines.append([_title(task), *rest, *_knob_verdict(study, task)])
-    head = ['', 'against the mean teacher', 'against Colabator', 'knob, trained on', 'knob, held out']
+        for variant in (v for v in MAIN if (task, v) in study.runs):
+            rest = [_against(study, task, variant, to) for to in ('mean_teacher', 'colabator')]
+            lines.append([_title(task), TITLES[variant], *rest, *_knob_verdict(study, task, variant)])
+    head = ['', '', 'against the mean teacher', 'against Colabator', 'knob, trained on', 'knob, held out']
     return table(head, lines)
 
 
-def _against(study: Study, task: str, to: str) -> str:
-    pairs, reference = _paired(study, task, 'qualiteacher', to), study.references[task]
+def _against(study: Study, task: str, variant: str, to: str) -> str:
+    pairs, reference = _paired(study, task, variant, to), study.references[task]
     if not pairs:
         return ''
     judges = telling(reference)
@@ -310,8 +311,8 @@ def _against(study: Study, task: str, to: str) -> str:
     return f'{text}; trained on {trained:+.3f}; PSNR {psnr:+.2f} dB'
 
 
-def _knob_verdict(study: Study, task: str) -> list[str]:
-    sweeps = study.sweeps.get((task, 'qualiteacher'))
+def _knob_verdict(study: Study, task: str, variant: str) -> list[str]:
+    sweeps = study.sweeps.get((task, variant))
     if not sweeps:
         return ['', '']
     judges = telling(study.references[task])
