@@ -186,24 +186,24 @@ def test_what_was_not_seen_for_longest_is_dropped_first():
 
 
 GROWTH = """
-import resource, sys, torch
+import psutil, sys, torch
 from basicsr.models.label_bank import LabelBank, Labels
 torch.set_num_threads(1)
-unit = 1 if sys.platform == 'darwin' else 1024
+resident = lambda: psutil.Process().memory_info().rss  # not getrusage, whose peak begins with that of the parent
 def labels(batch):
     return Labels(torch.rand(batch, 2, 3, 8, 8), torch.rand(batch, 2), torch.rand(batch, 2, 3),
                   torch.rand(batch, 2, 2, 2), torch.ones(batch, 2, dtype=torch.bool))
 def fill(bank, images):
-    most = 0
+    most = peak = 0
     for start in range(0, images, 200):
         bank.update([f'folder/image {start + n:06d}' for n in range(200)], labels(200))
-        most = max(most, bank.nbytes)
-    return most
+        most, peak = max(most, bank.nbytes), max(peak, resident())
+    return most, peak
 fill(LabelBank(2, memory_mb=1), 4000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = resident()
 bank = LabelBank(2, memory_mb=float(sys.argv[1]))
-most = fill(bank, 100000)
-print(len(bank), most, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+most, peak = fill(bank, 100000)
+print(len(bank), most, peak - before)
 """
 
 
