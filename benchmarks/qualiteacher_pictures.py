@@ -17,9 +17,10 @@ from benchmarks.qualiteacher_data import TASKS, Photos
 from benchmarks.qualiteacher_runs import ROOT, Run
 from benchmarks.qualiteacher_scores import Network, read
 
-SHOWN = ('pretrained', 'mean_teacher', 'colabator', 'qualiteacher')
+SHOWN = ('pretrained', 'mean_teacher', 'colabator', 'qualiteacher', 'qt_bold')
+STRIP_OF = {'haze': 'qt_bold'}  # the setting that a task's option file has, where it is not the usual one
 STRIP = (0.0, 0.2, 0.4, 0.6, 1.0)  # levels of the knob that are shown
-TITLES = {'mean_teacher': 'mean teacher', 'colabator': 'Colabator', 'qualiteacher': 'QualiTeacher'}
+TITLES = {'mean_teacher': 'mean teacher', 'colabator': 'Colabator', 'qualiteacher': 'QualiTeacher', 'qt_bold': 'bold'}
 SAMPLE = ROOT / 'datasets/sample/val'
 PHOTOS = ('aqueduct', 'great_wall', 'lemurs', 'river_castle')  # in the public domain: the sheets owe no credit
 SIDE = 320  # longest side of a sample photograph
@@ -56,7 +57,7 @@ def knob_strip(file: Path, tasks: Sequence[str], seed: int, work: Path) -> None:
     for number, task in enumerate(tasks):
         samples = _samples(task)
         image = samples[number % len(samples)]['lq'].unsqueeze(0)
-        network = Network(Run(task, 'qualiteacher', seed, work).weights)
+        network = Network(Run(task, STRIP_OF.get(task, 'qualiteacher'), seed, work).weights)
         tiles.append(captioned(image, TASKS[task].degradation))
         for level in STRIP:
             network.set(level)

@@ -326,14 +326,14 @@ def test_sheets_show_every_network(tmp_path, monkeypatch):
     monkeypatch.setattr(qualiteacher_pictures, 'SIDE', 96)
     work = tmp_path / 'work'
     write_host(work)
-    for variant in ('mean_teacher', 'colabator', 'qualiteacher'):
+    for variant in ('mean_teacher', 'colabator', 'qualiteacher', 'qt_bold'):
         block = variant_options('haze', variant)['network_g']
         file = Run('haze', variant, 0, work).weights
         file.parent.mkdir(parents=True)
         checkpoint.save({'params_ema': build_network(block).state_dict(), 'network_g': block, 'iter': 2}, file)
     qualiteacher_pictures.sample_sheet(tmp_path / 'sheet.jpg', 'haze', 0, work)
     tile = (qualiteacher_pictures.TILE * 3 // 4 + qualiteacher_pictures.EDGE, qualiteacher_pictures.TILE)
-    assert read_image(tmp_path / 'sheet.jpg').shape == (2 * tile[0], 6 * tile[1], 3)
+    assert read_image(tmp_path / 'sheet.jpg').shape == (2 * tile[0], 7 * tile[1], 3)
     qualiteacher_pictures.knob_strip(tmp_path / 'strip.jpg', ['haze'], 0, work)
     assert read_image(tmp_path / 'strip.jpg').shape == (tile[0], 6 * tile[1], 3)
 
