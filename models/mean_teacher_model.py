@@ -32,14 +32,12 @@ class Student:
         supervised: Restored labelled images (N,3,H,W).
         outputs: Restored strong views (M,3,H,W); one may answer to several labels.
         place: (B,K), which of them answers to each label.
-        image: (M,), of which image of the batch each is.
         transmission: (M,1,H,W) of networks that predict it, where a loss asks for it.
     """
 
     supervised: Tensor
     outputs: Tensor
     place: Tensor
-    image: Tensor
     transmission: Tensor | None = None
 
 
@@ -123,8 +121,8 @@ class MeanTeacherModel(RestorationModel):
         """Runs the student on the labelled and on the strong images."""
         supervised, outputs = self.together(lq, strong)
         count, each = labels.valid.shape
-        image = torch.arange(count, device=strong.device)
-        return Student(supervised, outputs, image.unsqueeze(1).expand(count, each), image)
+        place = torch.arange(count, device=strong.device).unsqueeze(1).expand(count, each)
+        return Student(supervised, outputs, place)
 
     def accept(self, labels: Labels, student: Student, batch: Batch) -> tuple[Labels, dict[str, Tensor]]:
         """The labels that the student is to follow, now that its own outputs are known."""

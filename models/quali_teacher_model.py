@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -196,11 +197,11 @@ class QualiTeacherModel(BankedTeacher):
         place = place.view(scores.shape)
         if lq.shape[-2:] != strong.shape[-2:] or self.cri_scattering is not None or not self.conditioned:
             outputs, transmission = self._outputs(strong, image, wanted)
-            return Student(self._supervised(lq), outputs, place, image, transmission)
+            return Student(self._supervised(lq), outputs, place, transmission)
         inputs = self.joined(lq, strong)
         first, told = self._pairs(lq, wanted)
         both = self.net_g.branches(inputs, torch.cat((first, image + len(lq))), torch.cat((told, wanted)))
-        return Student(both[: len(first)], both[len(first) :], place, image)
+        return Student(both[: len(first)], both[len(first) :], place)
 
     def _pairs(self, lq: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Which labelled images are restored, and the scores that they are asked for."""
@@ -286,10 +287,7 @@ class QualiTeacherModel(BankedTeacher):
 
     def label_losses(self, student: Student, labels: Labels, strong: Tensor) -> dict[str, Tensor]:
         """As usual, and the scattering model; the label columns come first among the outputs asked for."""
-        told = Student(
-            student.supervised, student.outputs, student.place[:, : labels.valid.shape[1]], student.image,
-            student.transmission,
-        )  # fmt: skip
+        told = replace(student, place=student.place[:, : labels.valid.shape[1]])
         losses = super().label_losses(told, labels, strong)
         if self.cri_scattering is not None:
             at, count = told.place.flatten(), labels.valid.shape[1]
@@ -316,9 +314,7 @@ class QualiTeacherModel(BankedTeacher):
             found['l_drift'] = self.drift_weight * self.net_g.condition.drift()
         return found
 
-    def _preference(
-        self, top: Tensor, low: Tensor | None, labels: Tensor | Labels, strong: Tensor
-    ) -> dict[str, Tensor]:
+    def _preference(self, top: Tensor, low: Tensor | None, labels: Labels, strong: Tensor) -> dict[str, Tensor]:
         if low is None:
             return self._regression(top, labels, strong)
         high, lower = self.judge.reward(torch.cat((top, low))).chunk(2)
