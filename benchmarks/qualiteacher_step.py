@@ -40,6 +40,7 @@ from basicsr.models import build_model
 from basicsr.models.label_bank import LabelBank, Labels
 from basicsr.optim import build_optimizer
 from basicsr.options import from_dict
+from basicsr.start import load_pretrained
 from basicsr.views import VIEWS
 from basicsr.yaml_io import read_document
 from benchmarks._common import SEED, peak_megabytes, seconds_each
@@ -246,7 +247,10 @@ def options_of(host: dict[str, Any], batch: int, size: int, **changes: Any) -> d
         'scorer': str(ROOT / 'options/iqa/offline.yml'), 'inverted_members': ['niqe'],
         'gate_members': ['qualitynet', 'brisque'], 'preference_start': 1, 'crop_start': 1, **changes,
     }  # fmt: skip
-    return {**options, 'name': 'step', 'num_gpu': 0, 'network_g': {**options['network_g'], 'host': host}}
+    # A trained host, so that its labels have scores as they occur: those of one bin are restored once.
+    path = {'pretrain_network_g': str(ROOT / 'model_zoo/quickstart.safetensors')} if host == SMALL else {}
+    network = {**options['network_g'], 'host': host}
+    return {**options, 'name': 'step', 'num_gpu': 0, 'network_g': network, 'path': path}
 
 
 def prepared(options: dict[str, Any], batches: int) -> tuple[Any, Ema, list[dict[str, Any]]]:
@@ -259,6 +263,7 @@ def prepared(options: dict[str, Any], batches: int) -> tuple[Any, Ema, list[dict
     assert checked.train is not None
     torch.manual_seed(SEED)
     model = build_model(checked).train()
+    load_pretrained(model, checked)
     with torch.no_grad():
         for parameter in model.net_g.parameters():
             if not parameter.any():
@@ -365,6 +370,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='A QualiTeacher step beside the released one.')
     parser.add_argument('--rounds', type=int, default=5, help='at least 3 (default: 5)')
     parser.add_argument('--json', type=Path, default=OUTPUT, metavar='FILE', help='where the result goes')
+    parser.add_argument('--only', nargs='+', choices=[n for n in SETTINGS if n != QUICK], help='settings; default: all')
     parser.add_argument('--quick', action='store_true', help='one small setting, to see whether the command works')
     for hidden in ('--measure', '--side'):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -377,6 +383,7 @@ def main() -> None:
         parser.error('--rounds: at least 3')
     gpu = torch.cuda.is_available()
     chosen = {name: setting for name, setting in SETTINGS.items() if (name == QUICK) == args.quick}
+    chosen = {name: chosen[name] for name in args.only or chosen}
     jobs = [(n, False) for n, s in chosen.items() if not s.get('gpu')] + [(n, True) for n in chosen if gpu]
     rows = [row_of(name, on_gpu, args.rounds) for name, on_gpu in jobs]
     result = {
