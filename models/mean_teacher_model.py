@@ -214,7 +214,11 @@ class MeanTeacherModel(RestorationModel):
     def _contrast(self, student: Student, labels: Labels, strong: Tensor) -> Tensor:
         """(B,K); features of an output, and of a strong view, are computed once."""
         count, each = labels.valid.shape
-        own = [f[student.place.flatten()] for f in self.cri_contrast.features(student.outputs.float())]
+        outputs, place = student.outputs, student.place.flatten()
+        if outputs.device.type == 'cpu':  # which of them answer to labels is known without waiting
+            used, place = place.unique(return_inverse=True)
+            outputs = outputs[used]
+        own = [f[place] for f in self.cri_contrast.features(outputs.float())]
         with torch.no_grad():
             both = self.cri_contrast.features(torch.cat((labels.images.flatten(0, 1), strong.float())))
         positive = [f[: count * each] for f in both]
