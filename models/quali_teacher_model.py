@@ -199,25 +199,23 @@ class QualiTeacherModel(BankedTeacher):
             outputs, transmission = self._outputs(strong, image, wanted)
             return Student(self._supervised(lq), outputs, place, transmission)
         inputs = self.joined(lq, strong)
-        first, told = self._pairs(lq, wanted)
+        first, told = self._pairs(lq)
         both = self.net_g.branches(inputs, torch.cat((first, image + len(lq))), torch.cat((told, wanted)))
         return Student(both[: len(first)], both[len(first) :], place)
 
-    def _pairs(self, lq: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def _pairs(self, lq: Tensor) -> tuple[Tensor, Tensor]:
         """Which labelled images are restored, and the scores that they are asked for."""
         first = torch.arange(len(lq), device=lq.device)
-        nothing = scores.new_full((len(lq),), math.nan)
+        nothing = torch.full((len(lq),), math.nan, device=lq.device)
         if not self.tell_pairs:
             return first, nothing
         return torch.cat((first, first)), torch.cat((nothing, torch.full_like(nothing, TOP)))
 
     def _supervised(self, lq: Tensor) -> Tensor:
         """Restored labelled images, without a score and, where they are told one, at the top."""
-        restored = plain(self.net_g, lq)
         if not self.tell_pairs:
-            return restored
-        top = torch.full((len(lq),), TOP, device=lq.device)
-        return torch.cat((restored, self.net_g(lq, score=top)))
+            return plain(self.net_g, lq)
+        return self.net_g.branches(lq, *self._pairs(lq))
 
     def _asked(self, labels: Labels, batch: Batch) -> Tensor:
         """Scores (B,K) of the labels, then (B,1) each: the top score, a low one. NaN for none."""
@@ -319,13 +317,11 @@ class QualiTeacherModel(BankedTeacher):
             return self._regression(top, labels, strong)
         high, lower = self.judge.reward(torch.cat((top, low))).chunk(2)
         scores = torch.where(labels.valid, labels.scores, torch.nan)
-        best = scores.nan_to_num(-torch.inf).amax(1)
-        wins = torch.where(labels.valid.any(1), (high > best).float(), torch.nan)
         return {
             'l_preference': self.cri_preference(high, lower, scores).mean(),
             'reward_high': high.detach().mean(),
             'reward_low': lower.detach().mean(),
-            'student_wins': wins.nanmean(),
+            'student_wins': _wins(high, labels),
         }
 
     def _regression(self, top: Tensor, labels: Labels, strong: Tensor) -> dict[str, Tensor]:
@@ -338,12 +334,10 @@ class QualiTeacherModel(BankedTeacher):
         worst = labels.images[rows, torch.where(labels.valid, labels.scores, torch.inf).argmin(1)]
         pairs = labels.valid.sum(1) > 1
         loss = self.cri_preference(top, reference, best, worst)
-        best_score = torch.where(labels.valid, labels.scores, -torch.inf).amax(1)
-        wins = torch.where(labels.valid.any(1), (high > best_score).float(), torch.nan)
         return {
             'l_preference': torch.where(pairs, loss, 0).mean(),
             'reward_high': high.mean(),
-            'student_wins': wins.nanmean(),
+            'student_wins': _wins(high, labels),
         }
 
     def _cropped(self, top: Tensor, strong: Tensor, keys: list[str]) -> dict[str, Tensor]:
@@ -378,6 +372,12 @@ class QualiTeacherModel(BankedTeacher):
                 each = scorer.checked_raw(labels.images.flatten(0, 1)).view(labels.valid.shape)
             found[f'teacher_{scorer.name}'] = torch.where(labels.valid, each, torch.nan).nanmean()
         return found
+
+
+def _wins(scores: Tensor, labels: Labels) -> Tensor:
+    """Share of the images with labels whose score (B,) is above that of their best label."""
+    best = torch.where(labels.valid, labels.scores, -torch.inf).amax(1)
+    return torch.where(labels.valid.any(1), (scores > best).float(), torch.nan).nanmean()
 
 
 def _whole(block: dict[str, Any]) -> dict[str, Any]:
