@@ -58,7 +58,7 @@ class _Conv(nn.Module):
         if self.stride > 1:  # TensorFlow puts the odd pixel after; odd sizes are padded like even ones, as published
             x, padding = F.pad(x, (padding - 1, padding) * 2), 0
         x = F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
-        return F.relu6(x) if self.act else x
+        return F.relu6(x, inplace=True) if self.act else x  # a frozen convolution's output is kept by nobody
 
 
 class _Block(nn.Module):

@@ -107,6 +107,18 @@ def aligned_feed_forward(x: Tensor, conv_in: nn.Conv2d, depthwise: nn.Conv2d, co
     return F.conv2d(gelu_gate(y), F.pad(conv_out.weight, (0, 0, 0, 0, 0, extra)), conv_out.bias)
 
 
+def repeated(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]`` along the batch; on a CPU its gradient keeps the memory format and is summed image by image.
+
+    The plain gradient is contiguous whatever ``x`` is, so that all layers before it add up tensors of unlike formats.
+
+    Args:
+        x: Features (N,C,H,W).
+        index: Which image, (M,) int64.
+    """
+    return _Repeated.apply(x, index) if _fuse() and x.device.type == 'cpu' else x[index]
+
+
 def _fill_up(weight: Tensor | None, hidden: int, extra: int) -> Tensor | None:
     """Adds ``extra`` zeros behind each half of the first dimension."""
     if weight is None or not extra:
@@ -174,6 +186,22 @@ class _GatedAttention(Function):
         of_mean = of_scale @ weight / grad[0, 0].numel()
         of_y = torch.addcmul(of_mean.to(grad.dtype)[..., None, None], grad, scale[..., None, None])
         return _gradient_of_halves(x, of_y), of_scale.T @ mean.to(weight.dtype), of_scale.sum(0)
+
+
+class _Repeated(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.images, ctx.form = len(x), torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+        return x[index]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        result = torch.empty(ctx.images, *grad.shape[1:], dtype=grad.dtype, memory_format=ctx.form).zero_()
+        for part, image in zip(grad, ctx.saved_tensors[0].tolist()):
+            result[image].add_(part)
+        return result, None
 
 
 def _gradient_of_halves(x: Tensor, grad: Tensor) -> Tensor:

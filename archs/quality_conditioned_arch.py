@@ -15,6 +15,8 @@ from basicsr.network import RestorationNetwork, Site, Visit, keep
 from basicsr.registry import ARCH_REGISTRY, build
 from basicsr.schema import Block, Range
 
+from .fused_ops import repeated
+
 Score = Tensor | float | Literal['knob'] | None  # one an image (N,), one for all, that of the knob, or none
 Stages = tuple[list[Tensor], list[Tensor]]
 
@@ -188,7 +190,7 @@ class QualityConditioned(RestorationNetwork):
             return self.host(inp[index], visit)
         height, width = inp.shape[-2:]
         x = self.host.pad(inp)
-        features = [feature[index] for feature in self.host.encode(x)]
+        features = [repeated(feature, index) for feature in self.host.encode(x)]
         for name, place in self._late.items():
             features[place] = visit(name, features[place])
         return self.host.decode(x[index], features, visit)[..., :height, :width]

@@ -12,6 +12,7 @@ from basicsr.archs.fused_ops import (
     channel_mean,
     gated_attention,
     gelu_gate,
+    repeated,
     simple_gate,
 )  # fmt: skip
 from basicsr.archs.restormer_blocks import ChannelAttention
@@ -54,6 +55,21 @@ def test_simple_gate(layout):
     for ours, wanted in zip(run(simple_gate, [x]), run(plain_gate, [x])):
         torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-12)
         assert ours.is_contiguous(memory_format=layout)
+
+
+@LAYOUTS
+def test_repeated_images(layout):
+    x, index = features(3, layout), torch.tensor([1, 0, 1, 1])
+    for ours, wanted in zip(run(lambda x: repeated(x, index), [x]), run(lambda x: x[index], [x])):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-12)
+        assert ours.is_contiguous(memory_format=layout)
+
+
+def test_an_image_that_is_not_repeated_gets_no_gradient():
+    x = features(3, torch.channels_last).requires_grad_()
+    (grad,) = torch.autograd.grad(repeated(x, torch.tensor([1, 1])).sum(), x)
+    assert grad[0].abs().max() == 0
+    assert torch.equal(grad[1], torch.full_like(grad[1], 2))
 
 
 @LAYOUTS
