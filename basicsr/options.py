@@ -93,11 +93,12 @@ def check(document: Document, imports: list[str] | None = None) -> Options:
     sections = {key: _check_section(problems, key, cls, letters) for key, cls in SECTIONS.items()}
     datasets = _check_datasets(problems, document.values.get('datasets'))
     _check_protocol(problems, sections['val'])
-    _check_presence(problems, document.values, letters)
+    players = _players(model, letters, document.values)
+    _check_presence(problems, document.values, letters, players)
     problems.stop()
     options = Options(
         top=TopLevel(**top),
-        networks={letter: top[f'network_{letter}'] for letter in letters},
+        networks={letter: top[f'network_{letter}'] for letter in players},
         datasets=datasets,
         path=PathOptions(**sections['path']),
         train=TrainOptions(**train) if train else None,
@@ -236,10 +237,23 @@ def _check_protocol(problems: Problems, val: dict[str, Any]) -> None:
     check_labels(problems, ('val', 'metrics'), own)
 
 
-def _check_presence(problems: Problems, values: dict[str, Any], letters: tuple[str, ...]) -> None:
+def _players(model: Any, letters: tuple[str, ...], values: dict[str, Any]) -> tuple[str, ...]:
+    """The networks of this file: those that the training method may do without only where the file gives them."""
+    optional = getattr(model, 'optional_networks', ())
+    return tuple(k for k in letters if k not in optional or values.get(f'network_{k}') is not None)
+
+
+def _check_presence(
+    problems: Problems, values: dict[str, Any], letters: tuple[str, ...], players: tuple[str, ...]
+) -> None:
     """Blocks that the file must have, and their optimisers."""
     train, datasets = values.get('train'), values.get('datasets')
     for letter in letters:
+        if letter not in players:
+            if isinstance(train, dict) and train.get(f'optim_{letter}') is not None:
+                path = ('train', f'optim_{letter}')
+                problems.add(path, f"'train.optim_{letter}' is given, but there is no block 'network_{letter}'.")
+            continue
         if values.get(f'network_{letter}') is None:
             problems.add((), f"block 'network_{letter}' is missing: give it a type and that network's arguments.")
         if letter != 'g' and isinstance(train, dict) and train.get(f'optim_{letter}') is None:

@@ -15,16 +15,20 @@ class BaseModel(nn.Module, ABC):
     """A training method. A subclass writes :meth:`losses`; the trainer does the rest.
 
     A method with several players (a generator and a discriminator) lists them in ``network_names`` and writes one
-    ``losses_<letter>`` more for each; every player has an optimiser of its own, ``train.optim_<letter>``.
+    ``losses_<letter>`` more for each; every player has an optimiser of its own, ``train.optim_<letter>``. Those that it
+    can do without it lists in ``optional_networks`` too: the players of a run are the networks that it was given.
 
     Args:
         networks: The networks by letter, ``{'g': net}``; kept as ``net_g`` and so on.
     """
 
-    network_names: ClassVar[tuple[str, ...]] = ('g',)
+    network_names: tuple[str, ...] = ('g',)
+    optional_networks: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:
         super().__init__()
+        if self.optional_networks:
+            self.network_names = tuple(k for k in self.network_names if k in networks)
         for letter, net in networks.items():
             setattr(self, f'net_{letter}', net)
         self._averages: dict[str, nn.Module] = {}

@@ -409,8 +409,8 @@ def mutate(tree, rng):
     if not wrong:
         return None
     node[last] = rng.choice(wrong)
-    if str(last).startswith('dataroot') and node[last] == ['abc']:
-        return None  # several roots may be given
+    if str(last).startswith(('dataroot', 'scores')) and node[last] == ['abc']:
+        return None  # several roots, or tables of scores, may be given
     return next(key for key in reversed(path) if isinstance(key, str))
 
 
