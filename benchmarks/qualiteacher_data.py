@@ -210,8 +210,13 @@ def _names(data: Path, folder: str) -> list[str]:
 
 
 def _distinct(data: Path, folder: str) -> tuple[list[str], list[str]]:
-    """Names without doubles, and the doubles."""
-    names, kept, doubles = _names(data, folder), [], []
+    return without_doubles(data, _names(data, folder))
+
+
+def without_doubles(data: Path, names: list[str]) -> tuple[list[str], list[str]]:
+    """Names of photographs below ``data`` without doubles of earlier ones, and the doubles."""
+    kept: list[str] = []
+    doubles: list[str] = []
     thumbnails: list[np.ndarray] = []
     for name in names:
         thumbnail = _thumbnail(data / name)

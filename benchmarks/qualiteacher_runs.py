@@ -198,7 +198,7 @@ def variant_options(task: str, variant: str, iterations: int | None = None) -> d
     """The part of the option file that is the same for every seed and machine."""
     document = read_document(BASE).values
     for change in VARIANTS[variant]:
-        _lay_over(document, change)
+        lay_over(document, change)
     if variant not in PLAIN:
         document['network_g'] = {**CONDITIONED, 'host': document['network_g']}
     document['datasets']['train']['paired']['degradations'] = [{'type': TASKS[task].degradation}]
@@ -261,10 +261,11 @@ def rounded_to(value: float, digits: int = 4) -> float:
     return float(f'{value:.{digits}g}')
 
 
-def _lay_over(target: dict[str, Any], change: dict[str, Any]) -> None:
+def lay_over(target: dict[str, Any], change: dict[str, Any]) -> None:
+    """Replaces in nested dictionaries what ``change`` names."""
     for key, value in change.items():
         if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _lay_over(target[key], value)
+            lay_over(target[key], value)
         else:
             target[key] = copy.deepcopy(value)
 

@@ -1,0 +1,145 @@
+"""IQPIR on photographs: stage I, stage II with and without a quality, optimisation over codes, the knob.
+
+    python benchmarks/iqpir.py run stage1_dual stage2_film [--seeds 0] [--iterations N]
+    python benchmarks/iqpir.py sweep stage2_film [--seeds 0]
+    python benchmarks/iqpir.py reference
+    python benchmarks/iqpir.py table
+    python benchmarks/iqpir.py pictures
+
+``--photos`` (or QUALIR_PHOTOS) holds clean photographs with their ``manifest.tsv``, ``--data`` (or QUALIR_DATA) the
+real ones, ``--work`` the runs. A run first makes those that it goes on from. Each finished one leaves a file in
+``docs/results/iqpir``; what is there is not made again, what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == '__main__' and not __package__:  # run as a script: import from the checkout
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import os
+from typing import Any
+
+import torch
+
+from basicsr.cli import run_command
+from basicsr.errors import OptionError
+from basicsr.utils.misc import processor_name
+from benchmarks import iqpir_page, iqpir_pictures, iqpir_scores
+from benchmarks.iqpir_data import Collection, collection
+from benchmarks.iqpir_runs import ROOT, VARIANTS, Run, facts_of, train
+from benchmarks.qualiteacher_runs import save
+
+RESULTS = ROOT / 'docs/results/iqpir'
+PAGE = ROOT / 'docs/results/iqpir.md'
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description='IQPIR on photographs.')
+    parser.add_argument('command', choices=list(COMMANDS), help='what to do')
+    parser.add_argument('variants', nargs='*', metavar='VARIANT', help=f'{", ".join(VARIANTS)}')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument('--iterations', type=int, help='length of the trainings, for trials')
+    parser.add_argument('--photos', type=Path, default=os.environ.get('QUALIR_PHOTOS'), help='clean photographs')
+    parser.add_argument('--data', type=Path, default=os.environ.get('QUALIR_DATA'), help='real photographs')
+    parser.add_argument('--work', type=Path, default=Path('experiments/iqpir'), help='folder of the runs')
+    parser.add_argument('--weights', type=Path, default=os.environ.get('QUALIR_WEIGHTS'), help='weights, for CNNIQA')
+    parser.add_argument('--results', type=Path, default=RESULTS, help='folder of the result files')
+    parser.add_argument('--page', type=Path, default=PAGE, help='page that the tables go into')
+    args = parser.parse_args(arguments)
+    if unknown := [v for v in args.variants if v not in VARIANTS]:
+        parser.error(f'there is no variant {unknown[0]}; there are {", ".join(VARIANTS)}')
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and measures what is missing. Returns the exit code."""
+    photos = _photos(args)
+    for one in _runs(args):
+        file = args.results / f'{one.name}.json'
+        if file.is_file():
+            continue
+        train(one, photos)
+        if one.is_autoencoder:
+            found = iqpir_scores.measure_autoencoder(one.weights, photos)
+        else:
+            found = iqpir_scores.measure_restoration(one.weights, photos, _data(args), args.work, args.weights)
+        save(file, {'kind': 'run', **facts_of(one), **_machine(), 'measured': found})
+        print(f'{one.name}: done.', flush=True)
+    return 0
+
+
+def knob(args: argparse.Namespace) -> int:
+    """Measures finished runs at every level of the knob. Returns the exit code."""
+    for one in _runs(args):
+        file = args.results / f'sweep_{one.name}.json'
+        if not one.has_knob:
+            raise OptionError(f'{one.variant} has no knob.')
+        if not file.is_file():
+            found = iqpir_scores.sweep(one.weights, _data(args), args.work, args.weights)
+            save(file, {'kind': 'sweep', 'variant': one.variant, 'seed': one.seed, **_machine(), **found})
+            print(f'{file.stem}: done.', flush=True)
+    return 0
+
+
+def reference(args: argparse.Namespace) -> int:
+    """Measures the degraded photographs themselves. Returns the exit code."""
+    file = args.results / 'reference.json'
+    if not file.is_file():
+        found = iqpir_scores.measure_restoration(None, _photos(args), _data(args), args.work, args.weights)
+        better = iqpir_scores.directions(args.weights)
+        save(file, {'kind': 'reference', **_machine(), 'better': better, 'measured': found})
+    return 0
+
+
+def table(args: argparse.Namespace) -> int:
+    """Writes the tables of all results into the page. Returns the exit code."""
+    iqpir_page.write_page(args.page, args.results)
+    return 0
+
+
+def pictures(args: argparse.Namespace) -> int:
+    """Draws the sheets. Returns the exit code."""
+    iqpir_pictures.draw(ROOT / 'docs', args.work, args.seeds[0])
+    return 0
+
+
+COMMANDS = {'run': run, 'sweep': knob, 'reference': reference, 'table': table, 'pictures': pictures}
+
+
+def _runs(args: argparse.Namespace) -> list[Run]:
+    """Seed by seed, so that a study that is stopped early has every variant."""
+    if not args.variants:
+        raise OptionError(f'Name variants: {", ".join(VARIANTS)}.')
+    return [Run(variant, seed, args.work, args.iterations) for seed in args.seeds for variant in args.variants]
+
+
+def _photos(args: argparse.Namespace) -> Collection:
+    if args.photos is None:
+        raise OptionError('Name the folder of clean photographs by --photos, or by the variable QUALIR_PHOTOS.')
+    return collection(args.photos, args.work)
+
+
+def _data(args: argparse.Namespace) -> Path:
+    if args.data is None:
+        raise OptionError('Name the folder of real photographs by --data, or by the variable QUALIR_DATA.')
+    return args.data
+
+
+def _machine() -> dict[str, Any]:
+    return {'machine': {'processor': processor_name(), 'torch': str(torch.__version__)}}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command. Returns the exit code."""
+    torch.set_num_threads(1)
+    args = parse_arguments(arguments)
+    return run_command(lambda: COMMANDS[args.command](args))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
