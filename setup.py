@@ -63,6 +63,7 @@ setup(
         # Published no-reference metrics. An extra because its licence forbids commercial use, and because it brings
         # opencv-python, which overwrites files of opencv-python-headless.
         'iqa': ['pyiqa>=0.1.13'],
+        'faces': ['facexlib>=0.3'],  # finds faces in photographs; brings opencv-python too
         'shards': ['webdataset>=1.0'],  # writes WebDataset tar files; reading them needs nothing
         'wandb': ['wandb>=0.17'],
         'test': ['pytest>=8', 'ruff>=0.6', 'hypothesis>=6.100', 'webdataset>=1.0'],

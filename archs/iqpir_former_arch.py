@@ -153,7 +153,7 @@ class IQPIRFormer(CodeBooks):
         self._side = _latent_side(img_size, len(ch_mult))
         layout = (nf, emb_dim, ch_mult, res_blocks, img_size, attn_resolutions)
         self.encoder, self.generator = Encoder(*layout), Generator(*layout)
-        self.img_size = self.multiple_of = self.min_size = img_size
+        self.img_size, self.multiple_of = img_size, img_size // self._side  # another size is refused, not padded
         self._add_transformer(emb_dim, dim_embd, n_head, n_layers, codebook_size * books)
         width = dim_embd if score_mode in ('adaln_zero', 'token') else emb_dim
         size = (self._side, self._side)

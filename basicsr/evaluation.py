@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from basicsr.conditioning import QualityCondition
 from basicsr.errors import DataError, OptionError, QualIRError
+from basicsr.logger import get_root_logger
 from basicsr.metrics import is_higher_better, needs_of
 from basicsr.protocols import Protocol
 from basicsr.registry import METRIC_REGISTRY
@@ -31,13 +32,14 @@ def open_restorer(net: nn.Module, device: torch.device | str, options: ValOption
     Args:
         net: The network, in evaluation mode.
         device: Where it is.
-        options: Tiles, self-ensemble, TLC window, number format, score and guidance.
+        options: Tiles, self-ensemble, TLC window, number format, and the network's knobs.
 
     Raises:
         OptionError: The network does not allow one of them.
     """
     tiling = Tiling(options.tile, options.tile_overlap, options.tile_batch)
-    with localized(net, options.tlc), asked_for(net, options.score, options.guidance):
+    turned = options.score, options.guidance, options.fidelity, options.hq_weight, options.adain
+    with localized(net, options.tlc), asked_for(net, *turned):
         yield Restorer(net, torch.device(device), tiling, options.self_ensemble, options.precision)
 
 
@@ -66,37 +68,110 @@ def localized(net: nn.Module, window: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def asked_for(net: nn.Module, score: float | None, guidance: float = 1.0) -> Iterator[None]:
-    """Turns the knob of a network with a quality condition for as long as the context lasts.
+def asked_for(
+    net: nn.Module, score: float | None, guidance: float = 1.0, fidelity: float | None = None,
+    hq_weight: float | None = None, adain: bool | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Turns the knobs of a network for as long as the context lasts; None leaves a knob where it is.
 
     Args:
         net: The network.
-        score: The quality asked for, 0 to 1; None leaves the knob where it is.
+        score: The quality asked for, 0 to 1; a number beyond is taken as the nearer of the two, with a warning.
         guidance: How far it is exaggerated; 1 is plain.
+        fidelity: How much a network of codes takes from its input beside the codes (``w``); 0 takes nothing.
+        hq_weight: Weight of the high-quality book of a network of codes (``lambda``).
+        adain: Whether a network of codes matches the statistics of its features to those of the input.
 
     Raises:
-        OptionError: The network has no quality condition, or a value is out of range.
+        OptionError: The network has no such knob, or a value is out of range.
     """
-    told = knob_text(score, guidance)
-    if not told:
-        yield
-        return
-    if not isinstance(getattr(net, 'condition', None), QualityCondition):
-        raise OptionError(f'{told} cannot be asked of {type(net).__name__}, which has no quality condition.')
-    if not (score is None or 0 <= score <= 1) or not 0 <= guidance < math.inf:
-        raise OptionError(f'{told} cannot be asked for: a score lies within 0 and 1, and guidance is at least 0.')
-    before = net.score, net.guidance
-    net.score, net.guidance = before[0] if score is None else score, guidance
+    asked = knobs(score, guidance, fidelity, hq_weight, adain)
+    for name in asked:
+        if not KNOBS[name].there(net):
+            told = knob_text({name: asked[name]})
+            raise OptionError(f'{told} cannot be asked of {type(net).__name__}, which has no {KNOBS[name].what}.')
+    _check_knobs(asked)
+    turned = {KNOBS[name].attribute: nearest_score(v) if name == 'score' else v for name, v in asked.items()}
+    before = {attribute: getattr(net, attribute) for attribute in turned}
+    _turn(net, turned)
     try:
         yield
     finally:
-        net.score, net.guidance = before
+        _turn(net, before)
 
 
-def knob_text(score: float | None, guidance: float) -> str:
-    """What is asked of a quality condition, in words; empty where nothing is."""
-    parts = [] if score is None else [f'score {score:g}']
-    return ', '.join(parts if guidance == 1 else [*parts, f'guidance {guidance:g}'])
+def nearest_score(score: float) -> float:
+    """A score within [0,1]; a warning says so where another was given.
+
+    Raises:
+        OptionError: It is no finite number.
+    """
+    _check_knobs({'score': score})
+    nearest = min(max(score, 0.0), 1.0)
+    if nearest != score:
+        get_root_logger().warning(f'A score lies within 0 and 1: {score:g} is taken as {nearest:g}.')
+    return nearest
+
+
+def knobs(
+    score: float | None = None, guidance: float = 1.0, fidelity: float | None = None, hq_weight: float | None = None,
+    adain: bool | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The knobs that are turned at all, by name; arguments as in :func:`asked_for`."""
+    values = {'score': score, 'guidance': None if guidance == 1 else guidance}
+    values |= {'fidelity': fidelity, 'hq_weight': hq_weight, 'adain': adain}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def knob_text(asked: Mapping[str, Any]) -> str:
+    """What is asked of a network, in words: ``score 0.9, guidance 2``; empty where nothing is."""
+    return ', '.join(f'{k} {("off", "on")[v]}' if isinstance(v, bool) else f'{k} {v:g}' for k, v in asked.items())
+
+
+def _check_knobs(asked: Mapping[str, Any]) -> None:
+    for name, value in asked.items():
+        if not math.isfinite(value) or (name != 'score' and value < 0):
+            raise OptionError(
+                f'{knob_text({name: value})} cannot be asked for: a score lies within 0 and 1, and guidance, fidelity '
+                'and hq_weight are finite and at least 0.'
+            )
+
+
+def _turn(net: nn.Module, attributes: Mapping[str, Any]) -> None:
+    for attribute, value in attributes.items():
+        setattr(net, attribute, value)
+
+
+def _predicts(net: nn.Module, attribute: str) -> bool:
+    """Whether a network is a predictor of codes (:mod:`basicsr.codebooks`) with a plain attribute of a name."""
+    return hasattr(net, 'predict') and hasattr(net, attribute)
+
+
+def _takes_scores(net: nn.Module) -> bool:
+    """Whether a score changes anything: a network with a quality condition, or a predictor of codes told scores."""
+    if isinstance(getattr(net, 'condition', None), QualityCondition):
+        return True
+    return _predicts(net, 'guidance') and getattr(net, 'takes_scores', True)
+
+
+def _takes_fidelity(net: nn.Module) -> bool:
+    return _predicts(net, 'w') and getattr(net, 'takes_fidelity', True)
+
+
+@dataclass(frozen=True)
+class _Knob:
+    attribute: str
+    what: str  # what a network without it lacks
+    there: Callable[[nn.Module], bool]
+
+
+KNOBS = {
+    'score': _Knob('score', 'quality condition', _takes_scores),
+    'guidance': _Knob('guidance', 'quality condition', _takes_scores),
+    'fidelity': _Knob('w', 'way for features of its input around the codes', _takes_fidelity),
+    'hq_weight': _Knob('hq_weight', 'second book of codes', lambda net: len(getattr(net, 'book_sizes', ())) > 1),
+    'adain': _Knob('adain', 'codes whose statistics it could match', lambda net: _predicts(net, 'adain')),
+}
 
 
 @dataclass(frozen=True)
@@ -111,6 +186,9 @@ class Evaluation:
         precision: As in section ``val``; None for images read from files.
         score: As in section ``val``.
         guidance: As in section ``val``.
+        fidelity: As in section ``val``.
+        hq_weight: As in section ``val``.
+        adain: As in section ``val``.
     """
 
     protocol: Protocol
@@ -120,24 +198,29 @@ class Evaluation:
     precision: str | None = 'fp32'
     score: float | None = None
     guidance: float = 1.0
+    fidelity: float | None = None
+    hq_weight: float | None = None
+    adain: bool | None = None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The knobs that were turned."""
+        return knobs(self.score, self.guidance, self.fidelity, self.hq_weight, self.adain)
 
     def parts(self) -> dict[str, Any]:
-        """All of it by named parts, in plain containers; score and guidance only where they were asked for."""
-        asked = ({} if self.score is None else {'score': self.score}) | (
-            {} if self.guidance == 1 else {'guidance': self.guidance}
-        )
+        """All of it by named parts, in plain containers; knobs only where they were turned."""
         return {
             **self.protocol.parts(),
             'images': self.images,
             'self_ensemble': self.self_ensemble,
             'tlc': self.tlc,
             'precision': self.precision,
-            **asked,
+            **self.asked,
         }
 
     def __str__(self) -> str:
         window = '' if self.tlc is None else f', TLC window {self.tlc} px'
-        knob = knob_text(self.score, self.guidance)
+        knob = knob_text(self.asked)
         return f'{self.protocol}; {self.images}{window}{knob and f", {knob}"}'
 
 

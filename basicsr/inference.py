@@ -37,6 +37,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--device', default=None, help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
     parser.add_argument('--overwrite', action='store_true', help='replace results that are already there')
     _add_restorer_arguments(parser.add_argument_group('how photographs go through the network'))
+    _add_knobs(parser.add_argument_group('what is asked of networks that have a knob for it'))
+    _add_search_arguments(parser.add_argument_group('searching for better codes, with networks of codes'))
+    _add_face_arguments(parser.add_argument_group('networks of aligned faces'))
     return parser.parse_args(arguments)
 
 
@@ -52,17 +55,63 @@ def _add_restorer_arguments(group: Any) -> None:
     group.add_argument('--tile_batch', type=int, metavar='N', help='tiles at once through the network (default: 1)')
     group.add_argument('--self_ensemble', action='store_true', help='average over 8 turned and mirrored versions')
     group.add_argument('--tlc', type=_pixels, metavar='PX', help='statistics over a window instead of the whole image')
+    half = group.add_mutually_exclusive_group()
+    half.add_argument('--bf16', action='store_true', help='compute in bfloat16')
+    half.add_argument('--fp16', action='store_true', help='compute in float16, on a GPU')
+
+
+def _add_knobs(group: Any) -> None:
+    """More arguments that stand for keys of section ``val``."""
     group.add_argument(
         '--score', type=float, metavar='S',
         help="quality asked for, 0 to 1, of a network with a quality condition (default: the network's own, the top)",
     )  # fmt: skip
     group.add_argument(
-        '--guidance', type=float, default=1.0, metavar='W',
+        '--guidance', type=float, default=1.0, metavar='G',
         help='how far that is exaggerated; 0: no quality asked for (default: 1, plain)',
     )  # fmt: skip
-    half = group.add_mutually_exclusive_group()
-    half.add_argument('--bf16', action='store_true', help='compute in bfloat16')
-    half.add_argument('--fp16', action='store_true', help='compute in float16, on a GPU')
+    group.add_argument(
+        '-w', '--fidelity', type=float, metavar='W',
+        help="how much of the photograph enters beside the codes, 0: none, 1: as trained (default: the network's own)",
+    )  # fmt: skip
+    group.add_argument(
+        '-aw', '--hq_weight', type=float, metavar='L',
+        help="weight of the high-quality book, lambda (default: the network's own)",
+    )  # fmt: skip
+    matched = group.add_mutually_exclusive_group()
+    matched.add_argument(
+        '--adain', action='store_const', const=True,
+        help="match the statistics of the codes' features to those of the photograph (default: the network's own)",
+    )  # fmt: skip
+    matched.add_argument(
+        '--no_adain', dest='adain', action='store_const', const=False, help='do not match them'
+    )  # fmt: skip
+
+
+def _add_search_arguments(group: Any) -> None:
+    group.add_argument(
+        '--best_of', type=_count, metavar='N', help='draw codes, and keep the best of N images (N times as long)'
+    )
+    group.add_argument(
+        '--best_by', default='options/iqa/offline.yml', metavar='FILE',
+        help='ensemble of two judges or more that says which is best (default: options/iqa/offline.yml)',
+    )  # fmt: skip
+    group.add_argument(
+        '--search_rounds', type=_count, default=1, metavar='R',
+        help='rounds of N images, each drawn nearer to the best ones of the round before (default: 1)',
+    )  # fmt: skip
+    group.add_argument('--seed', type=int, default=0, help='of the draws (default: 0)')
+
+
+def _add_face_arguments(group: Any) -> None:
+    kind = group.add_mutually_exclusive_group()
+    kind.add_argument('--aligned', action='store_true', help='every photograph is an aligned face: resize it to fit')
+    kind.add_argument(
+        '--faces', action='store_true', help='find the faces of a photograph, restore them alone, and put them back'
+    )
+    group.add_argument(
+        '--face_weights', metavar='FILE', help='weights of the face finder (default: looked for where weights are kept)'
+    )
 
 
 def _tile(text: str) -> int | str | None:
@@ -79,54 +128,108 @@ def _pixels(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of at least 1")
+    return int(text)
+
+
 def _val_options(args: argparse.Namespace) -> ValOptions:
     """The arguments as section ``val`` holds them."""
+    from basicsr.evaluation import nearest_score
     from basicsr.sections import ValOptions
 
+    score = None if args.score is None else nearest_score(args.score)
     numbers = {k: getattr(args, k) for k in ('tile_overlap', 'tile_batch') if getattr(args, k) is not None}
     precision = 'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'
     return ValOptions(
-        tile=args.tile, self_ensemble=args.self_ensemble, tlc=args.tlc, precision=precision, score=args.score,
-        guidance=args.guidance, **numbers,
+        tile=args.tile, self_ensemble=args.self_ensemble, tlc=args.tlc, precision=precision, score=score,
+        guidance=args.guidance, fidelity=args.fidelity, hq_weight=args.hq_weight, adain=args.adain, **numbers,
     )  # fmt: skip
 
 
 def restore(args: argparse.Namespace) -> int:
     """Restores every photograph. Returns the exit code: 0 only if all of them were restored."""
-    from basicsr.evaluation import knob_text, open_restorer
+    from basicsr.evaluation import knob_text, knobs, open_restorer
     from basicsr.logger import get_root_logger
 
     logger = get_root_logger()
     jobs = _jobs(Path(args.input), Path(args.output), args.overwrite)
-    device = _device(args.device)
-    net = _load_network(args.model, args.opt).to(device).eval()
-    failed = 0
-    with open_restorer(net, device, _val_options(args)) as restorer:
+    device = choose_device(args.device)
+    net = load_network(args.model, args.opt).to(device).eval()
+    search, val, failed = _search(net, args, device), _val_options(args), 0
+    with open_restorer(net, device, val) as restorer:
+        restorer.net = search or net
+        through = _through_faces(net, restorer, args, device)
         for source, target in jobs:
             try:
-                _restore_one(restorer, source, target)
+                _restore_one(through, source, target)
                 logger.info(f'{source} -> {target}')
             except QualIRError as error:  # a bad photograph, or no memory for it
                 failed += 1
-                logger.error(str(error))
+                logger.error(str(error) if str(source) in str(error) else f"'{source}': {error}")
             except OSError as error:
                 failed += 1
                 logger.error(f"'{target}' cannot be written: {error.strerror or error}.")
-    asked = [f'TLC window {args.tlc} px' if args.tlc else '', knob_text(args.score, args.guidance)]
+    turned = knob_text(knobs(val.score, val.guidance, val.fidelity, val.hq_weight, val.adain))
+    asked = [f'TLC window {args.tlc} px' if args.tlc else '', turned, search.describe() if search else '']
+    asked += [f'{through.found} faces'] if args.faces else []
     how = ', '.join([restorer.describe(), *filter(None, asked)])
     logger.info(f'{len(jobs) - failed} of {len(jobs)} photographs restored ({how}).')
     return 1 if failed else 0
 
 
-def _restore_one(restorer: Restorer, source: Path, target: Path) -> None:
-    """Restores one photograph at its own depth; grey is written as grey again, and alpha as it was."""
+def _search(net: Any, args: argparse.Namespace, device: str) -> Any:
+    """What searches for better codes of this network; None where that is not asked for.
+
+    Raises:
+        OptionError: The network has no codes, or the judges do not suffice.
+        MissingWeightsError: Weights of a judge are not on this machine.
+    """
+    if args.best_of is None:
+        return None
+    from basicsr.code_search import CodeSearch, check_predictor
+    from basicsr.iqa.loading import load_scorer
+
+    check_predictor(net)
+    return CodeSearch(net, load_scorer(args.best_by).to(device), args.best_of, args.search_rounds, args.seed).eval()
+
+
+def _through_faces(net: Any, restorer: Restorer, args: argparse.Namespace, device: str) -> Any:
+    """What photographs go through: the restorer, or for networks of aligned faces what brings faces to it.
+
+    Raises:
+        OptionError: The network is not one of aligned faces, or facexlib is not installed.
+        MissingWeightsError: The weights of the finder are not on this machine.
+    """
+    from basicsr.face import AlignedFace, FaceFinder, FaceRestorer
+
+    side = getattr(net, 'img_size', None)
+    if not isinstance(side, int):
+        if args.faces or args.aligned:
+            flag = '--faces' if args.faces else '--aligned'
+            raise OptionError(f'{flag}: {type(net).__name__} is no network of aligned faces, which have one img_size.')
+        return restorer
+    if args.faces:
+        return FaceRestorer(restorer.pixels, FaceFinder(args.face_weights, device), side)
+    return restorer if isinstance(args.tile, int) else AlignedFace(restorer.pixels, side, args.aligned)
+
+
+def _restore_one(restorer: Any, source: Path, target: Path) -> None:
+    """Restores one photograph at its own depth; grey is written as grey again, and alpha as it was.
+
+    Args:
+        restorer: What has a method ``pixels``, from (H,W,3) to the restored image.
+        source: The photograph.
+        target: The file to write.
+    """
     from basicsr.image_io import read_pixels, write_image
 
     pixels = read_pixels(source, 'unchanged')
     write_image(target, _restored(restorer, pixels))
 
 
-def _restored(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
+def _restored(restorer: Any, pixels: np.ndarray) -> np.ndarray:
     import cv2
     import numpy as np
 
@@ -134,11 +237,13 @@ def _restored(restorer: Restorer, pixels: np.ndarray) -> np.ndarray:
         return cv2.cvtColor(restorer.pixels(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)), cv2.COLOR_RGB2GRAY)
     if pixels.shape[2] == 3:
         return restorer.pixels(pixels)
-    colours = restorer.pixels(np.ascontiguousarray(pixels[..., :3]))
-    return np.dstack([colours, pixels[..., 3]])
+    colours, alpha = restorer.pixels(np.ascontiguousarray(pixels[..., :3])), pixels[..., 3]
+    if colours.shape[:2] != alpha.shape:
+        alpha = cv2.resize(alpha, colours.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return np.dstack([colours, alpha])
 
 
-def _device(name: str | None) -> str:
+def choose_device(name: str | None) -> str:
     """The device to use.
 
     Raises:
@@ -176,7 +281,7 @@ def _jobs(source: Path, folder: Path, overwrite: bool) -> list[tuple[Path, Path]
     return jobs
 
 
-def _load_network(model: str, option_file: str | None) -> Any:
+def load_network(model: str, option_file: str | None) -> Any:
     """Builds the network that a weight file names and loads it.
 
     Raises:

@@ -135,6 +135,9 @@ class ValOptions:
         precision: Number format of the network; metrics are computed in float32 or finer.
         score: Quality asked of a network with a quality condition, 0 to 1; null takes the network's own, the top.
         guidance: How far the asked quality is exaggerated; 1 is plain, 0 asks for none, others take two passes.
+        fidelity: How much a network of codes takes from its input beside the codes, w; null takes the network's own.
+        hq_weight: Weight of the high-quality book of a network of codes, lambda; null takes the network's own.
+        adain: Whether a network of codes matches its features' statistics to the input's; null takes the network's own.
     """
 
     val_freq: Count | None = None
@@ -152,6 +155,9 @@ class ValOptions:
     precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'
     score: Annotated[float, Range(0, 1)] | None = None
     guidance: Annotated[float, Range(0)] = 1.0
+    fidelity: Annotated[float, Range(0)] | None = None
+    hq_weight: Annotated[float, Range(0)] | None = None
+    adain: bool | None = None
 
 
 @dataclass

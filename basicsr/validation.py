@@ -202,8 +202,8 @@ class Validator:
             images: How the images went through the network, in words.
         """
         val = self.val
-        knob = val.score, val.guidance
-        return Evaluation(self.measurement.protocol, images, val.self_ensemble, val.tlc, val.precision, *knob)
+        turned = val.score, val.guidance, val.fidelity, val.hq_weight, val.adain
+        return Evaluation(self.measurement.protocol, images, val.self_ensemble, val.tlc, val.precision, *turned)
 
     def _images(self, restorer: Restorer, ending: str, save_img: bool, examples: bool) -> Iterator[ImageResult]:
         for number, batch in enumerate(batches(self.loader)):

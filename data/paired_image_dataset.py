@@ -101,6 +101,7 @@ class PairedImageDataset(BaseDataset):
         self.lq = open_source(dataroot_lq, 'lq', cache=cache, cache_dir=cache_dir, io_backend=io_backend)
         self.pairs = find_pairs(self.gt, self.lq, filename_tmpl, meta_info_file, phase)
         clean = self.pairs.stems if isinstance(self.pairs, SameNames) else [pair.gt for pair in self.pairs]
+        self.stems = clean
         self.keys = clean if phase == 'train' else self._file_names(clean)
         self.parts = parts_of(self.gt, clean)
 

@@ -291,7 +291,10 @@ def test_the_knob_is_turned_for_validation_and_put_back():
     refused = pytest.raises(OptionError, match=r'score 0\.2 cannot be asked of NAFNet, which has no quality condition')
     with refused, asked_for(net.host, 0.2):
         raise AssertionError('not reached')
-    for score, guidance in ((1.5, 1.0), (-0.1, 1.0), (NAN, 1.0), (None, -1.0), (0.5, math.inf)):
+    for score, nearest in ((1.5, 1.0), (-0.1, 0.0)):
+        with asked_for(net, score):
+            assert net.score == nearest
+    for score, guidance in ((NAN, 1.0), (math.inf, 1.0), (None, -1.0), (0.5, math.inf)):
         refused = pytest.raises(OptionError, match='cannot be asked for: a score lies within 0 and 1')
         with refused, asked_for(net, score, guidance):
             raise AssertionError('not reached')

@@ -158,6 +158,10 @@ def test_flags_that_make_no_sense_are_refused(tmp_path, weights, capsys, flags):
         (['--fp16'], 'fp16'),
         (['--score', '0.5'], 'score 0.5 cannot be asked of NAFNet, which has no quality condition'),
         (['--device', 'abacus'], '--device abacus cannot be used'),
+        (['-w', '0.5'], 'fidelity 0.5 cannot be asked of NAFNet, which has no way for features of its input'),
+        (['--hq_weight', '0.5'], 'hq_weight 0.5 cannot be asked of NAFNet, which has no second book'),
+        (['--no_adain'], 'adain off cannot be asked of NAFNet'),
+        (['--best_of', '4'], 'NAFNet predicts no codes'),
     ],
 )
 def test_what_the_network_or_machine_cannot_do_is_refused_in_a_sentence(tmp_path, weights, capsys, flags, words):
@@ -204,7 +208,7 @@ def test_the_knob_changes_the_picture_and_is_told(tmp_path, conditioned, capsys)
 @pytest.mark.parametrize(
     ('flags', 'words'),
     [
-        (['--score', '1.5'], 'score 1.5 cannot be asked for: a score lies within 0 and 1'),
+        (['--score', 'inf'], 'score inf cannot be asked for: a score lies within 0 and 1'),
         (['--guidance', '-1'], 'guidance -1 cannot be asked for'),
         (['--score', 'nan'], 'score nan cannot be asked for'),
     ],
@@ -215,6 +219,106 @@ def test_a_knob_out_of_range_is_refused(tmp_path, conditioned, capsys, flags, wo
     assert words in error
     assert 'Traceback' not in error
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_score_beyond_the_scale_is_taken_as_its_nearest_end(tmp_path, conditioned, capsys):
+    source = photo(tmp_path / 'a.png')
+    for name, score in (('top', '1'), ('beyond', '1.5'), ('bottom', '0'), ('below', '-0.2')):
+        assert restore(conditioned, source, tmp_path / name, '--score', score) == 0
+        told = capsys.readouterr().err
+        assert ('is taken as' in told) == (name in ('beyond', 'below'))
+    for near, far in (('top', 'beyond'), ('bottom', 'below')):
+        assert np.array_equal(read_pixels(tmp_path / near / 'a.png'), read_pixels(tmp_path / far / 'a.png'))
+    assert 'score 0)' in told
+
+
+FACES = {
+    'type': 'IQPIRFormer', 'img_size': 32, 'nf': 16, 'ch_mult': [1, 2], 'emb_dim': 32, 'res_blocks': 1,
+    'attn_resolutions': [], 'codebook_size': 12, 'dim_embd': 16, 'n_head': 2, 'n_layers': 1, 'connect_list': [16],
+    'quantizer': 'dual_codebook',
+}  # fmt: skip
+
+
+def faces(folder, **more):
+    """Weights of a network of codes of which every knob does something."""
+    torch.manual_seed(0)
+    block = {**FACES, **more}
+    net = build_network(block)
+    for book in net.books:
+        torch.nn.init.normal_(book.embedding.weight, std=0.5)
+    torch.nn.init.normal_(net.idx_pred_layer[1].weight, std=0.3)
+    for p in net.fuse_convs_dict.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    torch.save({'params': net.state_dict(), 'network_g': block}, folder / 'f.pth')
+    return folder / 'f.pth', net.eval()
+
+
+def test_knobs_of_networks_of_codes(tmp_path, capsys):
+    """Every flag gives what the network gives with the attribute set, to the level, and is told."""
+    model, net = faces(tmp_path)
+    source = photo(tmp_path / 'a.png', (32, 32))
+    image = torch.from_numpy(read_image(source)).permute(2, 0, 1)[None]
+    own = {'w': net.w, 'hq_weight': net.hq_weight, 'adain': net.adain, 'score': net.score}
+    ways = {
+        'own': ([], {}, ''),
+        'fidelity': (['-w', '0.7'], {'w': 0.7}, 'fidelity 0.7'),
+        'weight': (['-aw', '0.2'], {'hq_weight': 0.2}, 'hq_weight 0.2'),
+        'free': (['--no_adain'], {'adain': False}, 'adain off'),
+        'bound': (['--adain'], {'adain': True}, 'adain on'),
+        'low': (['--score', '0.1'], {'score': 0.1}, 'score 0.1'),
+    }
+    pictures = {}
+    for name, (flags, attributes, words) in ways.items():
+        assert restore(model, source, tmp_path / name, *flags) == 0
+        assert words in capsys.readouterr().err
+        pictures[name] = read_pixels(tmp_path / name / 'a.png').astype(int)
+        vars(net).update({**own, **attributes})
+        with torch.inference_mode():
+            wanted = net(image)[0].clamp(0, 1).mul(255).round().permute(1, 2, 0).numpy()
+        assert np.abs(pictures[name] - wanted).max() <= 1, name
+    for name in ('fidelity', 'weight', 'free', 'low'):
+        assert np.abs(pictures[name] - pictures['own']).max() > 1, name
+    assert np.array_equal(pictures['bound'], pictures['own'])
+
+
+@pytest.mark.parametrize(
+    ('block', 'flags', 'words'),
+    [
+        ({'quantizer': 'nearest'}, ['-aw', '0.5'], 'hq_weight 0.5 cannot be asked of IQPIRFormer'),
+        ({}, ['-w', '-1'], 'fidelity -1 cannot be asked for'),
+        ({}, ['-w', 'nan'], 'fidelity nan cannot be asked for'),
+        ({}, ['--best_of', '1'], 'at least 2 candidates'),
+        ({}, ['--best_of', '4', '--best_by', 'NIQE'], 'must be an ensemble of two scorers'),
+        ({'connect_list': []}, ['-w', '0.5'], 'fidelity 0.5 cannot be asked of IQPIRFormer'),
+        ({'score_mode': 'none'}, ['--score', '0.5'], 'score 0.5 cannot be asked of IQPIRFormer'),
+    ],
+)
+def test_knobs_that_a_network_of_codes_has_not_are_refused(tmp_path, capsys, block, flags, words):
+    model, _ = faces(tmp_path, **block)
+    assert restore(model, photo(tmp_path / 'a.png', (32, 32)), tmp_path / 'out', *flags) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_best_of_several_draws_of_codes(tmp_path, capsys):
+    import_plugins([str(ROOT / 'tests/plugins/level_scorer.py')])
+    judges = tmp_path / 'judges.yml'
+    judges.write_text('type: Ensemble\nmembers:\n  - {type: Level}\n  - {type: Level, name: again}\n')
+    model, _ = faces(tmp_path)
+    source, level = photo(tmp_path / 'a.png', (32, 32)), {}
+    ways = {'plain': [], 'best': ['--best_of', '8'], 'again': ['--best_of', '8'], 'other': ['--best_of', '8']}
+    ways['rounds'] = ['--best_of', '8', '--search_rounds', '3']
+    ways['other'] += ['--seed', '1']
+    for name, flags in ways.items():
+        more = [*flags, '--best_by', str(judges)] if flags else []
+        assert restore(model, source, tmp_path / name, *more) == 0
+        told = capsys.readouterr().err
+        assert ('best of 8' in told) == bool(flags)
+        assert ('in 3 rounds by level + again' in told) == (name == 'rounds')
+        level[name] = read_pixels(tmp_path / name / 'a.png').mean()
+    assert level['plain'] < level['best'] < level['rounds']
+    assert level['plain'] < level['other'] != level['best']
+    assert level['again'] == level['best']
 
 
 def test_exported_weights_say_their_network(tmp_path, conditioned, capsys):

@@ -12,7 +12,7 @@ import argparse
 import shlex
 
 from basicsr.cli import run_command
-from basicsr.errors import EXIT_FAILED
+from basicsr.errors import EXIT_FAILED, DataError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,15 +59,30 @@ def _score(options: argparse.Namespace, command: str) -> int:
     if done is None:  # not the first process of a launch
         return 0
     if done.finished_before:
-        sys.stdout.write(f"'{done.out}' is finished already, with the same images and scorer.\n")
+        lines = [f"'{done.out}' is finished already, with the same images and scorer.", *_quantiles(done.out)]
+        sys.stdout.write(''.join(f'{line}\n' for line in lines))
         return 0
     lines = [f"'{done.out}': {done.count} images scored; statistics in '{done.stats}'."]
     if done.resumed:
         lines.append(f'{done.resumed} had been done before.')
     if done.bad:
         lines += [f'{len(done.bad)} could not be scored:', *(f'  {reason}' for reason in done.bad.values())]
-    sys.stdout.write(''.join(f'{line}\n' for line in lines))
+    sys.stdout.write(''.join(f'{line}\n' for line in (*lines, *_quantiles(done.out))))
     return EXIT_FAILED if done.bad else 0
+
+
+def _quantiles(out: Path) -> list[str]:
+    """What an option file of an image quality prior may take from the table: edges of bins, and thresholds."""
+    from basicsr.iqa.scores import quantile, quantile_edges, read_scores
+
+    scores = read_scores(out).values()
+    best = (30, 15, 5)
+    taus = ', '.join(f'{quantile(scores, 1 - percent / 100):.4g} ({percent} %)' for percent in best)
+    lines = [f'tau, above which the best images lie: {taus}.']
+    try:
+        return [*lines, f'edges of 10 bins with equally many images: {quantile_edges(scores)}']
+    except DataError as error:
+        return [*lines, str(error)]
 
 
 if __name__ == '__main__':
