@@ -25,6 +25,17 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """Marks a parameter that is a block without a ``type``, whose keys are the parameters of a class.
+
+    Args:
+        target: The class.
+    """
+
+    target: Callable[..., Any]
+
+
+@dataclass(frozen=True)
 class Range:
     """Marks the numbers that a parameter takes, both ends included.
 
@@ -69,6 +80,11 @@ def block_kind(annotation: Any) -> str | None:
     inner, extras = peel(annotation)
     own = next((e.kind for e in extras if isinstance(e, Block)), None)
     return own or next((k for a in get_args(inner) if (k := block_kind(a))), None)
+
+
+def keys_of(annotation: Any) -> Callable[..., Any] | None:
+    """The class whose parameters are the keys of a block without a type; None for anything else."""
+    return next((e.target for arm in arms(annotation) for e in peel(arm)[1] if isinstance(e, Keys)), None)
 
 
 def convert(value: Any, annotation: Any) -> tuple[bool, Any]:
@@ -195,6 +211,8 @@ def _describe_arm(arm: Any) -> str:
     inner, extras = peel(arm)
     origin, args = get_origin(inner) or inner, get_args(inner)
     kind = block_kind(arm)
+    if (target := keys_of(arm)) is not None:
+        return f'mapping with the keys of {target.__name__}'
     if kind:
         many = 'list of blocks' if is_list(origin) else 'mapping of blocks' if origin is dict and args else 'block'
         return f'{many} with a type ({kind})'

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from basicsr.annotations import block_kind, describe
+from basicsr.annotations import block_kind, describe, keys_of
 from basicsr.errors import OptionError
 from basicsr.registry import REGISTRIES, Registry, nearest
-from basicsr.schema import Field, fields_of_type, plain_text, registry_of, section_fields, show_value
+from basicsr.schema import Field, fields_of, fields_of_type, plain_text, registry_of, section_fields, show_value
 from basicsr.sections import DistOptions, LoaderOptions, LoggerOptions, PathOptions, TopLevel, TrainOptions, ValOptions
 
 SECTIONS: dict[str, type] = {
@@ -92,7 +92,14 @@ def _type_text(registry: Registry, name: str) -> str:
         return f'{title}\n  {error}'
     if registry.name == 'model':
         title += '\n  Its keys stand in section train:'
-    return f'{title}\n{_table(fields.values()) or "  no keys"}'
+    return '\n'.join([title, _table(fields.values()) or '  no keys', *_blocks_of_keys(fields.values())])
+
+
+def _blocks_of_keys(fields: Iterable[Field]) -> Iterator[str]:
+    """What the blocks without a type among some keys hold."""
+    for f in fields:
+        if (target := keys_of(f.annotation)) is not None:
+            yield f'  {f.name} holds:\n{_table(fields_of(target).values(), indent="    ")}'
 
 
 def _nested(kind: str, name: str | None = None) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 from basicsr.annotations import (
     MISSING,
     Block,
+    Keys,
     Range,
     arms,
     block_kind,
@@ -26,6 +27,7 @@ from basicsr.annotations import (
     element_annotations,
     infer,
     is_list,
+    keys_of,
     peel,
     type_hints,
 )
@@ -35,7 +37,7 @@ from basicsr.registry import REGISTRIES, Registry, nearest
 from basicsr.yaml_io import Document, KeyPath, Mark
 
 __all__ = [
-    'MISSING', 'Block', 'Field', 'Problems', 'Range', 'check_block', 'check_typed_block', 'check_value',
+    'MISSING', 'Block', 'Field', 'Keys', 'Problems', 'Range', 'check_block', 'check_typed_block', 'check_value',
     'checked_arguments', 'describe', 'dotted', 'fields_of', 'fields_of_type', 'registry_of', 'section_fields',
 ]  # fmt: skip
 
@@ -243,8 +245,12 @@ def check_value(problems: Problems, path: KeyPath, value: Any, annotation: Any) 
             return _check_list(problems, path, value, shape, args, kind)
         if shape is dict and args and isinstance(value, dict):
             return _check_mapping(problems, path, value, args, kind)
-        if shape is dict and kind and value is not None:
+        # null, or the file of `str | dict`
+        another = value is None or (not isinstance(value, dict) and convert(value, annotation)[0])
+        if shape is dict and kind and not another:
             return check_typed_block(problems, path, value, kind, {})
+        if (target := keys_of(arm)) is not None and not another:
+            return check_block(problems, path, value, fields_of(target))
     ok, converted = convert(value, annotation)
     if not ok and value is not None and path in problems.document.texts:  # an override, typed by the schema
         text = problems.document.texts[path]

@@ -24,7 +24,7 @@ PAIRS = 8  # real pairs of each task
 SYNTHETIC = ('Haze', 'Rain', 'Snow', 'LowLight', 'Underwater')
 SHOWN = 10  # unseen photographs under each synthetic degradation
 KNOB = tuple(round(0.05 + 0.1 * n, 2) for n in range(10))
-HELD_OUT['synthetic'] = ('NIQE', 'PIQE')
+EVERYWHERE = ('NIQE', 'PIQE')  # held out where no task is known
 
 
 def measure_autoencoder(file: Path, photos: Collection) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def measure_restoration(file: Path | None, photos: Collection, data: Path, work:
     network = None if file is None else Network(file)
     found = {}
     for task in REAL:
-        found[task] = measure(network, fewer(photos_of(task, data, work), task), Judges(task, weights))
-    judges = Judges('synthetic', weights)
+        found[task] = measure(network, fewer(photos_of(task, data, work), task), Judges(HELD_OUT[task], weights))
+    judges = Judges(EVERYWHERE, weights)
     for kind in SYNTHETIC:
         found[f'synthetic_{kind}'] = _on_pairs(network, synthetic(photos, kind), judges)
     return found
@@ -70,8 +70,8 @@ def measure_restoration(file: Path | None, photos: Collection, data: Path, work:
 def directions(weights: Path | None) -> dict[str, int]:
     """By score, 1 if higher is better and -1 if lower is."""
     found: dict[str, int] = {}
-    for task in (*REAL, 'synthetic'):
-        found |= Judges(task, weights).facts['better']
+    for names in (*HELD_OUT.values(), EVERYWHERE):
+        found |= Judges(names, weights).facts['better']
     return found
 
 
@@ -100,7 +100,7 @@ def sweep(file: Path, data: Path, work: Path, weights: Path | None) -> dict[str,
     """Scores of the real photographs at every level of the knob: by task, one entry a level, a list for each score."""
     network, found = Network(file), {}
     for task in REAL:
-        judges, files = Judges(task, weights), fewer(photos_of(task, data, work), task).real.values()
+        judges, files = Judges(HELD_OUT[task], weights), fewer(photos_of(task, data, work), task).real.values()
         levels = []
         for level in KNOB:
             network.set(level)

@@ -34,7 +34,7 @@ from basicsr.utils.misc import processor_name
 from benchmarks import qualiteacher_page, qualiteacher_pictures, qualiteacher_runs
 from benchmarks.qualiteacher_data import TASKS, photos_of
 from benchmarks.qualiteacher_runs import PLAIN, RESULTS, ROOT, VARIANTS, Run, facts_of, save
-from benchmarks.qualiteacher_scores import Judges, Network, measure, measure_clean, sweep
+from benchmarks.qualiteacher_scores import HELD_OUT, Judges, Network, measure, measure_clean, sweep
 
 PAGE = ROOT / 'docs/results/qualiteacher.md'
 USUAL = ('haze', 'low_light', 'underwater')
@@ -146,13 +146,13 @@ def _finish(args: argparse.Namespace, one: Run, file: Path) -> None:
     photos = photos_of(one.task, args.data, args.work)
     if one.variant != 'pretrained':
         qualiteacher_runs.train(one, photos)
-    judges = Judges(one.task, args.weights)
+    judges = Judges(HELD_OUT[one.task], args.weights)
     found = measure(Network(one.weights), photos, judges)
     save(file, {'kind': 'run', **facts_of(one, photos), **_told(photos, judges), **found})
 
 
 def _turn(args: argparse.Namespace, one: Run, file: Path) -> None:
-    photos, judges = photos_of(one.task, args.data, args.work), Judges(one.task, args.weights)
+    photos, judges = photos_of(one.task, args.data, args.work), Judges(HELD_OUT[one.task], args.weights)
     facts = facts_of(one, photos)
     del facts['signals']
     found = sweep(Network(one.weights), photos, judges)
@@ -166,7 +166,7 @@ def _reference(args: argparse.Namespace, task: str) -> None:
     with FileLock(args.work / 'data' / task / '.reference.lock'):
         if file.is_file():
             return
-        photos, judges = photos_of(task, args.data, args.work), Judges(task, args.weights)
+        photos, judges = photos_of(task, args.data, args.work), Judges(HELD_OUT[task], args.weights)
         found = {**measure(None, photos, judges), 'clean': measure_clean(photos, judges)}
         told = {'task': task, 'photos': photos.digest, 'lists': photos.lists, **_told(photos, judges)}
         save(file, {'kind': 'reference', **told, **found})

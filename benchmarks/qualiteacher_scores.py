@@ -38,16 +38,16 @@ Scores = dict[str, list[float]]
 
 
 class Judges:
-    """All scorers of a task.
+    """What is trained on, and scorers that are held out.
 
     Args:
-        task: A key of :data:`HELD_OUT`.
+        held_out: Types of the scorers that are held out, such as those of a task in :data:`HELD_OUT`.
         weights: Folder of published weights, for CNNIQA; None leaves it out.
     """
 
-    def __init__(self, task: str, weights: Path | None) -> None:
+    def __init__(self, held_out: Sequence[str], weights: Path | None) -> None:
         self.trained = load_scorer(str(TRAINED_ON))
-        self.held_out, _ = scorers([{'type': t} for t in HELD_OUT[task]], weights)
+        self.held_out, _ = scorers([{'type': t} for t in held_out], weights)
 
     @property
     def single(self) -> list[Scorer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from basicsr.iqa.scorer import Scorer
 from basicsr.views import VIEWS
 
 from .base_model import Batch
+from .followers import Followers
 from .label_bank import LabelBank, Labels
 from .label_judge import DualGate, Judge
 from .mean_teacher_model import MeanTeacherModel
@@ -20,7 +20,7 @@ from .mean_teacher_model import MeanTeacherModel
 HISTOGRAM = 10  # bins of the signal ``label_scores``, each 0.1 wide
 
 
-class BankedTeacher(MeanTeacherModel):
+class BankedTeacher(Followers, MeanTeacherModel):
     """A mean teacher with a judge and a bank. A descendant calls :meth:`set_up` at the end of its constructor."""
 
     judge: Judge
@@ -73,8 +73,12 @@ class BankedTeacher(MeanTeacherModel):
         return self.bank.update(batch['real_key'], labels, batch.get('real_box'))
 
     def scorers(self) -> list[Scorer]:
-        """All judges, which follow the method to its device but are no part of its weights."""
+        """All judges."""
         return [self.judge.scorer]
+
+    def followers(self) -> list[nn.Module]:
+        """All judges, which follow the method to its device but are no part of its weights."""
+        return [*self.scorers()]
 
     def extra_state(self) -> dict[str, Any]:
         """The bank, and what the gate has seen."""
@@ -86,11 +90,6 @@ class BankedTeacher(MeanTeacherModel):
         self.bank.load_state_dict(state['bank'])
         if self.gate is not None:
             self.gate.load_state_dict(state['gate'])
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        for scorer in self.scorers():
-            scorer._apply(fn, recurse)
-        return super()._apply(fn, recurse)
 
 
 def told_of(labels: Labels) -> dict[str, Tensor]:

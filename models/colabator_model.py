@@ -11,7 +11,7 @@ from basicsr.schema import Block, Range
 
 from .banked_teacher import BankedTeacher
 from .label_bank import LabelBank
-from .label_judge import Mask, judge_of
+from .label_judge import Mask, ScorerSpec, judge_of
 from .mean_teacher_model import Count, Weight
 
 
@@ -44,7 +44,7 @@ class ColabatorModel(BankedTeacher):
         self,
         networks: dict[str, nn.Module],
         pixel_opt: Annotated[dict, Block('loss')],
-        scorer: str | dict,
+        scorer: ScorerSpec,
         fft_opt: Annotated[dict, Block('loss')] | None = None,
         perceptual_opt: Annotated[dict, Block('loss')] | None = None,
         gradient_opt: Annotated[dict, Block('loss')] | None = None,

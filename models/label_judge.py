@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,9 +14,11 @@ from basicsr.errors import OptionError
 from basicsr.iqa.ensemble_scorer import raw_scores
 from basicsr.iqa.loading import load_scorer
 from basicsr.iqa.scorer import Scorer, cells
+from basicsr.schema import Block
 
 from .label_bank import Labels
 
+ScorerSpec = str | Annotated[dict, Block('scorer')]  # a file, the type of a scorer, or a block
 Mask = Literal['addition', 'multiplication', 'none']
 Gate = Literal['absolute', 'percentile']
 KEPT = 512  # deviations that the percentile is taken of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -19,9 +18,11 @@ from basicsr.schema import Block, Range
 
 from .banked_teacher import BankedTeacher
 from .base_model import Batch
+from .draws import draws
 from .label_bank import LabelBank, Labels
-from .label_judge import DualGate, Gate, Mask, judge_of
+from .label_judge import DualGate, Gate, Mask, ScorerSpec, judge_of
 from .mean_teacher_model import Count, Student, Weight, plain, spread
+from .quality_reward import own_units
 
 Score = Annotated[float, Range(0, 1)]
 TOP = 1.0  # the score that is asked for at inference
@@ -92,7 +93,7 @@ class QualiTeacherModel(BankedTeacher):
         self,
         networks: dict[str, nn.Module],
         pixel_opt: Annotated[dict, Block('loss')],
-        scorer: str | dict,
+        scorer: ScorerSpec,
         fft_opt: Annotated[dict, Block('loss')] | None = None,
         perceptual_opt: Annotated[dict, Block('loss')] | None = None,
         gradient_opt: Annotated[dict, Block('loss')] | None = None,
@@ -126,7 +127,7 @@ class QualiTeacherModel(BankedTeacher):
         crop_start: Count = 1,
         crop_same_window: bool = True,
         drift_weight: Weight = 0.0,
-        held_out: list[str | dict] | None = None,
+        held_out: list[ScorerSpec] | None = None,
         held_out_freq: Count = 20,
         merge: Literal['auto', 'always', 'never'] = 'auto',
     ) -> None:
@@ -170,7 +171,7 @@ class QualiTeacherModel(BankedTeacher):
                 raise OptionError(f'{name}: {list(span)}; the smaller one comes first.')
 
     def scorers(self) -> list[Scorer]:
-        """All judges, which follow the method to its device but are no part of its weights."""
+        """All judges."""
         return [*super().scorers(), *self.held_out]
 
     def candidates(self, weak: Tensor, batch: Batch) -> Tensor:
@@ -234,7 +235,7 @@ class QualiTeacherModel(BankedTeacher):
 
     def _draws(self, key: str) -> np.random.Generator:
         """Random numbers of one image in one iteration: the same whatever else is in the batch, or on which rank."""
-        return np.random.default_rng([zlib.crc32(str(key).encode()), self.iteration])
+        return draws(key, self.iteration)
 
     def _wants_preference(self) -> bool:
         return self.cri_preference is not None and self.iteration >= self.preference_start
@@ -367,9 +368,8 @@ class QualiTeacherModel(BankedTeacher):
         """Scores that nothing is trained on, in their own units, of the student and of the labels."""
         found = {}
         for scorer in self.held_out:
-            with torch.autocast(top.device.type, enabled=False):
-                found[f'student_{scorer.name}'] = scorer.checked_raw(top.detach().float().clamp(0, 1)).mean()
-                each = scorer.checked_raw(labels.images.flatten(0, 1)).view(labels.valid.shape)
+            found[f'student_{scorer.name}'] = own_units(scorer, top).mean()
+            each = own_units(scorer, labels.images.flatten(0, 1)).view(labels.valid.shape)
             found[f'teacher_{scorer.name}'] = torch.where(labels.valid, each, torch.nan).nanmean()
         return found
 

@@ -16,7 +16,7 @@ from basicsr.views import VIEWS
 from .banked_teacher import BankedTeacher, told_of
 from .base_model import Batch
 from .label_bank import LabelBank, Labels
-from .label_judge import judge_of
+from .label_judge import ScorerSpec, judge_of
 from .mean_teacher_model import Count, Student, Weight
 
 
@@ -51,7 +51,7 @@ class SemiUIRModel(BankedTeacher):
         self,
         networks: dict[str, nn.Module],
         pixel_opt: Annotated[dict, Block('loss')],
-        scorer: str | dict,
+        scorer: ScorerSpec,
         fft_opt: Annotated[dict, Block('loss')] | None = None,
         perceptual_opt: Annotated[dict, Block('loss')] | None = None,
         gradient_opt: Annotated[dict, Block('loss')] | None = None,

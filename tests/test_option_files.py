@@ -45,19 +45,30 @@ def make_ranked(folder):
     return folder / 'ranked'
 
 
+def make_scores(folder):
+    """A table of scores of the clean images."""
+    names = sorted(path.stem for path in (folder / 'gt').iterdir())
+    rows = [f'{name},{0.3 + 0.6 * n / len(names)}' for n, name in enumerate(names, start=1)]
+    (folder / 'scores.csv').write_text('\n'.join(['imagename,score', *rows]))
+    return folder / 'scores.csv'
+
+
 def small_data(options, folder):
     """Overrides that put generated pairs where a data set is not on this machine, and keep batches and networks small.
 
     The published widths are built and counted in test_nafnet.py; here they would only write gigabytes of checkpoints.
     """
     roots, overrides = None, ['num_gpu=0']
-    overrides += [f'network_g:{k}={v}' for k, v in small_network(options.networks['g']).items()]
-    overrides += small_method(options)
+    for letter, network in options.networks.items():
+        overrides += [f'network_{letter}:{k}={v}' for k, v in small_network(network).items()]
+    overrides += small_method(options) + small_codes(options, folder)
     for key, dataset in options.datasets.items():
         for path, block in blocks_with_roots(f'datasets:{key}', dataset.block):
-            roots = roots or make_pairs(folder, *((100, 104, 1) if judged_on_photos(options) else ()))
+            roots = roots or make_pairs(folder, *size_of_pairs(options))
             given = {'dataroot_lq': make_ranked(folder)} if block['type'] == 'RankedFolderDataset' else roots
             overrides += [f'{path}:{k}={v}' for k, v in given.items() if k in block]
+            if path.endswith(':dataset') and key == 'train':  # of a QualityPriorDataset
+                overrides += [f'datasets:train:scores={make_scores(folder)}']
             if 'meta_info_file' in block:
                 overrides += [f'{path}:meta_info_file=null']
         overrides += [f'datasets:{key}:num_worker_per_gpu=0']
@@ -78,6 +89,13 @@ def small_data(options, folder):
     return overrides
 
 
+def size_of_pairs(options):
+    """Height, width and number of pairs, where a network or a metric has wishes."""
+    if judged_on_photos(options):
+        return (100, 104, 1)
+    return (64, 64) if kind_of(options) == 'IQPIRFormer' else ()
+
+
 def kind_of(options):
     """Type of the network, or of the host inside it."""
     block = options.networks['g']
@@ -95,6 +113,9 @@ def small_method(options):
     for key in ('perceptual_opt', 'contrast_opt'):
         if (given.get(key) or {}).get('backbone'):  # VGG
             overrides += [f'train:{key}:backbone=null', f'train:{key}:layer_weights=[0.1, 0.1, 0.1, 0.1, 0.1]']
+    if (given.get('perceptual_opt') or {}).get('type') == 'LPIPSLoss':  # weights that are not at hand
+        overrides += ['train:perceptual_opt={type: FeatureLoss}']
+    overrides += [f'train:{key}=1' for key in ('disc_start', 'code_reset', 'usage_window') if given.get(key)]
     if given.get('scorer', 'options/iqa/adapt.yml') != 'options/iqa/adapt.yml':
         overrides += [f'train:scorer={SHIPPED}']  # cells of 32 pixels can be scored
     overrides += [f'train:{key}=1' for key in ('preference_start', 'crop_start') if key in given]
@@ -102,13 +123,49 @@ def small_method(options):
         overrides += ['train:tiles=2']
     if 'views' in given and kind_of(options) == 'CORUN':  # slow: fewer labels
         overrides += ['train:views=[rot90]', 'train:bank_size=1']
-    if (weights := options.path.pretrain_network_g) and not (ROOT / weights).exists():
-        overrides += ['path:pretrain_network_g=null']
+    for letter in options.networks:
+        if (weights := getattr(options.path, f'pretrain_network_{letter}')) and not (ROOT / weights).exists():
+            overrides += [f'path:pretrain_network_{letter}=null']
     return overrides
+
+
+def small_codes(options, folder):
+    """An autoencoder of stage I for the later ones, and a judge whose weights are at hand, from the first iteration."""
+    overrides, quality = [], options.model.get('quality_opt')
+    if options.model.get('autoencoder_path'):
+        network = options.networks['g']
+        kind = {'IQPIRG': 'IQPIRGAutoEncoder', 'IQPIRFormer': 'VQAutoEncoder'}[network['type']]
+        same = {k: network[k] for k in ('stride', 'hq_input') if k in network}
+        block = {'type': kind, **same, **CODES[kind]}
+        torch.save({'params': build_network(block).state_dict(), 'network_g': block}, folder / 'stage1.pth')
+        overrides += [f'train:autoencoder_path={folder / "stage1.pth"}']
+    if quality:
+        judge = 'Colourfulness' if isinstance(quality['scorer'], dict) else quality['scorer']
+        given = {'scorer': judge, 'start': 1, 'held_out': ['UCIQE'], 'held_out_freq': 1}
+        overrides += [f'train:quality_opt:{key}={value}' for key, value in given.items()]
+    return overrides
+
+
+CODES = {  # networks of codes and discriminators, small
+    'VQAutoEncoder': {
+        'img_size': 64, 'nf': 16, 'emb_dim': 16, 'ch_mult': [1, 2], 'attn_resolutions': [32], 'codebook_size': 8,
+        'res_blocks': 1,
+    },
+    'IQPIRGAutoEncoder': {'width': 8, 'dim': 8, 'entries': 8, 'entries_hq': 8},
+    'IQPIRFormer': {
+        'img_size': 64, 'nf': 16, 'emb_dim': 16, 'ch_mult': [1, 2], 'attn_resolutions': [32], 'codebook_size': 8,
+        'res_blocks': 1, 'dim_embd': 16, 'n_head': 2, 'n_layers': 1, 'connect_list': [32],
+    },
+    'IQPIRG': {'width': 8, 'dim': 8, 'entries': 8, 'entries_hq': 8, 'depth': 1, 'heads': 2, 'window': 4},
+    'PatchDiscriminator': {'ndf': 4, 'n_layers': 2},
+    'UNetDiscriminatorSN': {'num_feat': 4},
+}  # fmt: skip
 
 
 def small_network(block):
     """What to change in a network's block so that it has few weights."""
+    if block['type'] in CODES:
+        return CODES[block['type']]
     if 'host' in block:
         return {f'host:{k}': v for k, v in small_network(block['host']).items()}
     if block['type'] in ('Restormer', 'PromptIR', 'AdaIR'):
@@ -123,7 +180,7 @@ def small_network(block):
 def blocks_with_roots(path, block):
     """Data set blocks, and those inside others, whose images are not in the checkout, with their places."""
     members = {f'datasets:{name}': member for name, member in block.get('datasets', {}).items()}
-    members |= {name: block[name] for name in ('paired', 'real') if name in block}
+    members |= {name: block[name] for name in ('paired', 'real', 'dataset') if name in block}
     for place, member in members.items():
         yield from blocks_with_roots(f'{path}:{place}', member)
     roots = block.get('dataroot_gt', block.get('dataroot_lq', []))
