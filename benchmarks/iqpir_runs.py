@@ -46,7 +46,8 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     'stage1_shared': ('iqpir_study_stage1.yml', None, {'network_g': {'hq_input': 'shared'}}),
     'stage1_single': ('iqpir_study_stage1.yml', None, {'network_g': {'entries_hq': None}}),
     'stage2_none': (
-        'iqpir_study_stage2.yml', 'stage1_dual', {**_conditioned('none'), 'train': {'use_score': False}},
+        'iqpir_study_stage2.yml', 'stage1_dual',
+        {**_conditioned('none'), 'train': {'use_score': False}, 'val': {'score': None}},
     ),
     'stage2_add': ('iqpir_study_stage2.yml', 'stage1_dual', _conditioned('vector_add')),
     'stage2_film': ('iqpir_study_stage2.yml', 'stage1_dual', {}),

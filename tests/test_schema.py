@@ -12,6 +12,7 @@ from basicsr.registry import Registry
 from basicsr.schema import (
     Block,
     Field,
+    Keys,
     Problems,
     Range,
     check_block,
@@ -180,6 +181,31 @@ def test_nested_blocks_are_followed(annotation):
     check_value(problems, ('key',), value, annotation)
     (_, text), = problems.found  # fmt: skip
     assert "los_weight' is not known. Did you mean 'loss_weight'?" in text
+
+
+def test_a_block_without_a_type_has_the_keys_of_a_class():
+    fields = {'inner': Field('inner', Annotated[dict, Keys(Base)] | None, None, '')}
+    checked, problems = check({'inner': {'width': 4.0}}, fields)
+    assert (checked, problems) == ({'inner': {'width': 4}}, [])
+    assert check({'inner': None}, fields) == ({'inner': None}, [])
+    _, problems = check({'inner': {'widht': 4, 'depth': [1]}}, fields)
+    assert problems == [
+        "f.yml:2: key 'inner.widht' is not known. Did you mean 'width'? Allowed here: depth, width.",
+        "f.yml:2: 'inner.depth' is [1] (list); allowed: int.",
+    ]
+    _, problems = check({'inner': 'abc'}, fields)
+    assert problems == ["f.yml:2: 'inner' is 'abc' (str); allowed: a block with the keys width, depth."]
+    assert describe(fields['inner'].annotation) == 'mapping with the keys of Base or null'
+
+
+def test_a_scorer_is_a_file_or_a_block():
+    fields = {'scorer': Field('scorer', str | Annotated[dict, Block('scorer')], None, '')}
+    assert check({'scorer': 'options/iqa/offline.yml'}, fields)[1] == []
+    assert check({'scorer': {'type': 'NIQE'}}, fields)[1] == []
+    (problem,) = check({'scorer': {'typ': 'NIQE'}}, fields)[1]
+    assert "key 'scorer.typ' is not known. Did you mean 'type'?" in problem
+    (problem,) = check({'scorer': ['NIQE']}, fields)[1]
+    assert "'scorer' is [NIQE] (list); allowed: " in problem or "'scorer' is ['NIQE'] (list); allowed: " in problem
 
 
 def test_values_are_shown_as_yaml_writes_them():
