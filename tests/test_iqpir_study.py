@@ -9,7 +9,8 @@ import torch
 from basicsr import checkpoint
 from basicsr.archs import build_network
 from basicsr.errors import DataError, OptionError
-from basicsr.image_io import list_images, read_image, to_uint8, write_image
+from basicsr.image_io import list_images, read_image, to_tensor, to_uint8, write_image
+from basicsr.metrics import calculate_psnr
 from basicsr.options import from_dict
 from benchmarks import iqpir, iqpir_data, iqpir_page, iqpir_scores
 from benchmarks.iqpir_data import Collection
@@ -173,3 +174,22 @@ def test_the_command_names_what_is_missing(capsys, monkeypatch, tmp_path):
     with pytest.raises(SystemExit):
         iqpir.main(['run', 'stage9'])
     assert 'there is no variant stage9' in capsys.readouterr().err
+
+
+# ---- what ships ----------------------------------------------------------------------------------------------------
+
+
+def test_the_autoencoder_that_ships_brings_unseen_photographs_back():
+    file = ROOT / 'model_zoo/iqpir_g_stage1.safetensors'
+    net = build_network(checkpoint.read(file)['network_g']).eval()
+    checkpoint.load_weights(net, file)
+    found, used = [], [torch.zeros(n, dtype=torch.bool) for n in net.book_sizes]
+    for photo in PHOTOS[:4]:
+        image = to_tensor(read_image(photo))[None, :, 40:232, 40:232]
+        with torch.no_grad():
+            quantized = net.coded(net.latent(image))
+            found.append(float(calculate_psnr(net.render(quantized.z).clamp(0, 1), image)))
+        for book, code in zip(used, quantized.codes.unbind(1)):
+            book[code.flatten()] = True
+    assert sum(found) / 4 > 26
+    assert min(float(book.float().mean()) for book in used) > 0.5
