@@ -48,12 +48,14 @@ class Collection:
 
     Attributes:
         train: Folder of training photographs and their poorer versions.
+        sources: Folder of the photographs as they are, under the names of all versions.
         test: Folder of photographs to test on.
         scores: Table of the scores of ``train``.
         count: Training photographs, without their versions.
     """
 
     train: Path
+    sources: Path
     test: Path
     scores: Path
     count: int
@@ -80,7 +82,7 @@ def collection(photos: Path, work: Path) -> Collection:
         scores = root / 'scores.csv'
         score_dataset(root / 'train', TRAINED_ON, scores)
     count = len(json.loads(done.read_text(encoding='utf-8'))['train'])
-    return Collection(root / 'train', root / 'test', scores, count)
+    return Collection(root / 'train', root / 'sources', root / 'test', scores, count)
 
 
 def split(photos: Path) -> dict[str, list[str]]:
@@ -113,10 +115,12 @@ def _write(photos: Path, root: Path, lists: dict[str, list[str]]) -> None:
     for name in lists['train']:
         photo = reduced(photos / name, SIDE)
         write_image(root / 'train' / f'{_key(name)}.png', photo)
+        write_image(root / 'sources' / f'{_key(name)}.png', photo)
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         for number, kind in enumerate(rng.permutation(len(kinds))[:VERSIONS]):
             poorer = to_uint8(kinds[kind](photo.astype(np.float32) / 255, rng))
             write_image(root / 'train' / f'{_key(name)}__{number}.png', poorer)
+            write_image(root / 'sources' / f'{_key(name)}__{number}.png', photo)
 
 
 def _key(name: str) -> str:

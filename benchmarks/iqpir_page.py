@@ -21,7 +21,9 @@ TITLES = {
     'stage1_dual': 'two books, the second of what the first leaves', 'stage1_shared': 'two books of the same features',
     'stage1_single': 'one book', 'stage2_none': 'no quality', 'stage2_add': 'added vector',
     'stage2_film': 'scale and shift',
-    'stage2_single': 'scale and shift, one book', 'reward_off': 'no judge', 'reward_continuous': 'continuous',
+    'stage2_single': 'scale and shift, one book',
+    'stage2_revealed': 'scale and shift, input tells the quality', 'reward_off': 'no judge',
+    'reward_continuous': 'continuous',
     'reward_feat_ste': 'feat_ste', 'reward_logit_st': 'logit_st',
 }  # fmt: skip
 NAMES = {**LABELS, TRAINED: 'trained on', 'psnr': 'PSNR', 'ssim': 'SSIM'}

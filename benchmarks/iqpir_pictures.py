@@ -16,7 +16,9 @@ KNOB = (0.05, 0.35, 0.65, 0.95)
 TITLES = {
     'stage1_dual': 'two books', 'stage1_single': 'one book', 'stage1_shared': 'two, shared',
     'stage2_none': 'no quality',
-    'stage2_add': 'vector added', 'stage2_film': 'scale and shift', 'reward_continuous': 'continuous',
+    'stage2_add': 'vector added', 'stage2_film': 'scale and shift',
+    'stage2_revealed': 'input tells',
+    'reward_continuous': 'continuous',
     'reward_feat_ste': 'feat_ste', 'reward_logit_st': 'logit_st',
 }  # fmt: skip
 

@@ -51,6 +51,7 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     ),
     'stage2_add': ('iqpir_study_stage2.yml', 'stage1_dual', _conditioned('vector_add')),
     'stage2_film': ('iqpir_study_stage2.yml', 'stage1_dual', {}),
+    'stage2_revealed': ('iqpir_study_stage2.yml', 'stage1_dual', {}),  # inputs are made from the poorer versions
     'stage2_single': (
         'iqpir_study_stage2.yml', 'stage1_single',
         {'network_g': {'entries_hq': None}, 'train': {'mask_hq_targets': False}},
@@ -139,6 +140,8 @@ def options_of(run: Run, photos: Collection) -> dict[str, Any]:
     document = variant_options(run)
     inner, val = document['datasets']['train']['dataset'], document['datasets']['val']
     inner['dataroot_lq' if run.is_autoencoder else 'dataroot_gt'] = str(photos.train.resolve())
+    if not run.is_autoencoder and run.variant != 'stage2_revealed':
+        inner['dataroot_source'] = str(photos.sources.resolve())
     document['datasets']['train']['scores'] = str(photos.scores.resolve())
     val['dataroot_gt'] = str(photos.test.resolve())
     if run.is_autoencoder:

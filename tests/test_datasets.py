@@ -336,6 +336,41 @@ def test_depth_maps_are_cut_and_turned_like_the_photo(photos, tmp_path_factory, 
             torch.testing.assert_close(sample['lq'][0], 1 - red if inverse else red, rtol=0, atol=0.003)
 
 
+class Kept:
+    """A degradation that leaves the photograph as it is."""
+
+    task = 'none'
+
+    def __call__(self, image, rng):
+        return image
+
+
+@pytest.mark.parametrize('phase', ['train', 'val'])
+def test_inputs_are_made_from_sources_that_are_cut_and_turned_like_the_photo(photos, tmp_path_factory, phase):
+    sources = tmp_path_factory.mktemp('sources')
+    for file in photos.glob('*.png'):
+        write_image(sources / file.name, np.rint(255 - read_image(file) * 255).astype(np.uint8))
+    data = online(photos, phase=phase, gt_size=20, dataroot_source=str(sources), degradations=[{'type': 'Haze'}])
+    data.degradations = [Kept()]
+    for seed in range(8):
+        sample = data.sample(seed % 3, rng(seed))
+        torch.testing.assert_close(sample['lq'], 1 - sample['gt'], rtol=0, atol=0.003)
+
+
+def test_sources_that_do_not_fit_are_named(photos, tmp_path_factory):
+    sources = tmp_path_factory.mktemp('sources')
+    for i in range(3):
+        write_image(sources / f'photo{i}.png', np.zeros((5, 5, 3), np.uint8))
+    arguments = {'dataroot_source': str(sources), 'degradations': [{'type': 'Haze'}], 'gt_size': 16}
+    with pytest.raises(DataError, match=r"Source '.*photo0\.png' is 5x5; the photograph is 80x60"):
+        online(photos, **arguments).sample(0, rng())
+    with pytest.raises(OptionError, match='dataroot_depth and dataroot_source do not go together'):
+        online(photos, **arguments, dataroot_depth=str(sources))
+    (sources / 'photo1.png').unlink()
+    with pytest.raises(DataError, match="holds no source of 'photo1'"):
+        online(photos, **arguments)
+
+
 def test_depth_maps_that_do_not_fit_are_named(photos, tmp_path_factory):
     depth = tmp_path_factory.mktemp('depth')
     write_image(depth / 'photo0.png', np.zeros((5, 5), np.uint8))

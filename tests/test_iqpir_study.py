@@ -61,6 +61,8 @@ def test_poorer_versions_are_made_once_and_scored(tmp_path, monkeypatch):
     assert len(set(scores.values())) > 6
     original = read_image(found.train / 'p_0.png')
     assert all((read_image(found.train / f'p_0__{n}.png') != original).any() for n in range(3))
+    assert all((read_image(found.sources / f.name) == read_image(found.train / f'{f.stem[:3]}.png')).all()
+               for f in list_images(found.train))  # fmt: skip
     before = {f: f.stat().st_mtime_ns for f in (tmp_path / 'work').rglob('*.png')}
     assert iqpir_data.collection(photos, tmp_path / 'work') == found
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / 'work').rglob('*.png')} == before
@@ -69,7 +71,9 @@ def test_poorer_versions_are_made_once_and_scored(tmp_path, monkeypatch):
 @pytest.mark.parametrize('variant', list(VARIANTS))
 def test_every_variant_has_valid_options(variant, tmp_path):
     run = Run(variant, 0, tmp_path, 70)
-    document = options_of(run, Collection(tmp_path / 'train', tmp_path / 'test', tmp_path / 'x.csv', 0))
+    document = options_of(
+        run, Collection(tmp_path / 'train', tmp_path / 'sources', tmp_path / 'test', tmp_path / 'x.csv', 0)
+    )
     options = from_dict(document)
     assert options.train.total_iter == 70
     assert (options.networks['g']['type'] == 'IQPIRGAutoEncoder') == run.is_autoencoder
@@ -90,7 +94,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     run.weights.parent.mkdir(parents=True)
     checkpoint.save({'params': {'x': torch.zeros(1)}, 'iter': 5}, run.weights)
     monkeypatch.setattr('subprocess.run', lambda *_, **__: pytest.fail('it was trained'))
-    train(run, Collection(tmp_path, tmp_path, tmp_path, 0))
+    train(run, Collection(tmp_path, tmp_path, tmp_path, tmp_path, 0))
 
 
 def test_an_autoencoder_is_measured(tmp_path):
@@ -101,7 +105,7 @@ def test_an_autoencoder_is_measured(tmp_path):
     checkpoint.save({'params': net.state_dict(), 'network_g': block}, file)
     image = read_image(PHOTOS[0])[:61, :70]
     write_image(tmp_path / 'test/a.png', to_uint8(image))
-    found = measure_autoencoder(file, Collection(tmp_path, tmp_path / 'test', tmp_path, 0))
+    found = measure_autoencoder(file, Collection(tmp_path, tmp_path, tmp_path / 'test', tmp_path, 0))
     assert len(found['psnr']) == len(found['ssim']) == 1
     assert [round(u * n, 3) % 1 for u, n in zip(found['usage'], (8, 6))] == [0, 0]
     assert all(0 < u <= 1 for u in found['usage'])
