@@ -127,6 +127,13 @@ def open_run(
         yield found[0] if found else None
 
 
+def leave(accelerator: Accelerator) -> None:
+    """Ends the group of processes once all are done; one that simply exits may abort while its threads still talk."""
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+
 def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
     """Lets rank 0 do something; when it fails, every rank fails with the same sentence."""
     outcome: list[Any] = [None]

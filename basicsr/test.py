@@ -70,6 +70,7 @@ def test(args: argparse.Namespace) -> int:
                 folder.write(scored[-1], facts)
         if accelerator.is_main_process:
             results.show(scored)
+    start.leave(accelerator)
     return 0
 
 

@@ -66,7 +66,9 @@ def train(args: argparse.Namespace) -> int:
         start.log_start(options, accelerator, model, datasets)
         if state is not None:
             trainer.resume(state)
-        return trainer.run()
+        code = trainer.run()
+    start.leave(accelerator)
+    return code
 
 
 def main(arguments: list[str] | None = None) -> int:
