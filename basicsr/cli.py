@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,9 +64,19 @@ def run_command(work: Callable[[], int]) -> int:
         print('Interrupted.', file=sys.stderr)
         return INTERRUPTED
     except Exception:  # a mistake of ours, or of a plug-in: its traceback shall be seen, and the process end
-        for child in multiprocessing.active_children():
-            child.kill()  # loader processes do not heed SIGTERM, by which Python would end them and wait
+        _end_children()
         raise
+
+
+def _end_children() -> None:
+    """Kills loader processes, which do not heed SIGTERM, by which Python would end them and wait.
+
+    PyTorch has a handler that raises when one of them dies; it would strike while the traceback is being printed.
+    """
+    if hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def _refuse_foreign_copy() -> None:
