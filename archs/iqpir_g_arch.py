@@ -177,6 +177,7 @@ class IQPIRG(IQPIRGAutoEncoder):
         scores: Scores of each image.
         null: What an image without a score gets: nothing, or what is learned.
         zero_init: Whether the effect of every score begins at zero.
+        frequencies: Sines, and cosines, that describe a score (``fourier_film``); with few its effect is smooth.
         body: What looks around: windows of attention, or convolutions, which are faster on a CPU.
         depth: Blocks of the body.
         heads: Heads of the attention.
@@ -195,8 +196,8 @@ class IQPIRG(IQPIRGAutoEncoder):
     def __init__(
         self, condition: Condition = 'fourier_film', bins: Annotated[int, Range(1)] = 10,
         edges: list[float] | None = None, scores: Annotated[int, Range(1)] = 1, null: NullScore = 'zero',
-        zero_init: bool = True, body: Literal['swin', 'conv'] = 'swin', depth: Annotated[int, Range(0)] = 4,
-        heads: Annotated[int, Range(1)] = 4, window: Annotated[int, Range(2)] = 8,
+        zero_init: bool = True, frequencies: Annotated[int, Range(1)] = 8, body: Literal['swin', 'conv'] = 'swin',
+        depth: Annotated[int, Range(0)] = 4, heads: Annotated[int, Range(1)] = 4, window: Annotated[int, Range(2)] = 8,
         choose: Literal['classifier', 'nearest'] = 'classifier', residual_decoder: bool = True, w: float = 0.0,
         adain: bool = False, **autoencoder: Any,
     ) -> None:  # fmt: skip
@@ -208,7 +209,7 @@ class IQPIRG(IQPIRGAutoEncoder):
         self.guidance, self.w, self.adain = 1.0, w, adain
         self.takes_scores, self.takes_fidelity = condition != 'none', residual_decoder  # which knobs there are
         self.score_embed = ScoreCondition(
-            channels, condition, bins, edges, scores, None, depth, 'zero' if zero_init else 'normal', null
+            channels, condition, bins, edges, scores, None, depth, 'zero' if zero_init else 'normal', null, frequencies
         )
         self.body = Body(body, channels, depth, heads, window)
         if choose == 'classifier':

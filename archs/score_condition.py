@@ -48,6 +48,8 @@ class ScoreCondition(nn.Module):
         init: Whether the effect begins at random or at zero; None takes what is usual: ``normal``, as released, for
             ``spatial_add`` and ``token``, and ``zero`` for the others.
         null: What an image without a score gets: nothing, or a vector that is learned and begins at zero.
+        frequencies: Sines, and cosines, of the score, each of twice the last one's frequency (``fourier_film``). A few
+            leave the effect smooth in the score; many let it turn back and forth where training has seen little.
 
     Raises:
         OptionError: Numbers out of range, a mode without what it needs, or edges that do not fit.
@@ -58,7 +60,7 @@ class ScoreCondition(nn.Module):
     def __init__(
         self, channels: int, mode: ScoreMode = 'spatial_add', bins: int = 10, edges: list[float] | None = None,
         scores: int = 1, size: tuple[int, int] | None = None, layers: int = 0, init: ScoreInit | None = None,
-        null: NullScore = 'zero',
+        null: NullScore = 'zero', frequencies: int = 8,
     ) -> None:  # fmt: skip
         super().__init__()
         _check(mode, bins, edges, scores, size)
@@ -68,16 +70,18 @@ class ScoreCondition(nn.Module):
         self._warned = False
         zero = (init or ('normal' if mode in ('spatial_add', 'token') else 'zero')) == 'zero'
         if mode in ('vector_add', 'fourier_film'):
-            self._add_quality_conditions(zero, null)
+            self._add_quality_conditions(zero, null, frequencies)
         elif mode != 'none':
             self._add_tables(zero, null)
         if mode == 'adaln_zero':
             self.layers = nn.ModuleList(_modulator(channels, zero) for _ in range(layers))
 
-    def _add_quality_conditions(self, zero: bool, null: NullScore) -> None:
+    def _add_quality_conditions(self, zero: bool, null: NullScore, frequencies: int) -> None:
         site, kind = {'h': Site(self.channels, 1)}, 'embedding' if self.mode == 'vector_add' else 'film'
         for i in range(self.scores):
-            condition = QualityCondition(site, kind, self.bins, 1 / self.bins, saturate=1.0, null=null, zero_init=zero)
+            condition = QualityCondition(
+                site, kind, self.bins, 1 / self.bins, 1.0, frequencies, null=null, zero_init=zero
+            )
             self.add_module(str(i), condition)
 
     def _add_tables(self, zero: bool, null: NullScore) -> None:

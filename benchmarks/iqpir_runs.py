@@ -21,19 +21,31 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / 'options/_base'
 JUDGE = 'options/iqa/adapt.yml'
 AUTOENCODER = {'type': 'IQPIRGAutoEncoder', 'width': 32, 'stride': 4, 'dim': 8, 'entries': 512}
-OPTIMISED_ITERATIONS = 300
+OPTIMISED_ITERATIONS = 800
+FIDELITY_ITERATIONS = 1500
 
 
 def _rewarded(mode: str) -> dict[str, Any]:
     """What an optimisation by a judge changes in stage II."""
     reward = {
-        'scorer': JUDGE, 'mode': mode, 'weight': 0.5, 'flip': True, 'tau_iters': OPTIMISED_ITERATIONS,
+        'scorer': JUDGE, 'mode': mode, 'weight': 2.0, 'flip': True, 'tau_iters': OPTIMISED_ITERATIONS,
         'held_out': ['NIQE'], 'held_out_freq': 20,
     }  # fmt: skip
     scheduler = {'type': 'TrueCosineAnnealingLR', 'T_max': OPTIMISED_ITERATIONS, 'eta_min': 1e-6}
-    optim = {'lr': 1e-4}
+    optim = {'lr': 3e-4}
     train = {'total_iter': OPTIMISED_ITERATIONS, 'optim_g': optim, 'scheduler': scheduler, 'quality_opt': reward}
     return {'train': train, 'val': {'val_freq': None}, 'logger': {'print_freq': 20}}
+
+
+def _faithful() -> dict[str, Any]:
+    """What stage III changes: the second decoder alone learns, at full weight."""
+    train = {
+        'total_iter': FIDELITY_ITERATIONS, 'train_codes': False, 'w_schedule': [], 'w_cycle': 1, 'w_later': 1.0,
+        'pixel_opt': {'type': 'L1Loss'}, 'perceptual_opt': {'type': 'FeatureLoss', 'loss_weight': 0.03},
+        'scheduler': {'type': 'TrueCosineAnnealingLR', 'T_max': FIDELITY_ITERATIONS, 'eta_min': 1e-6},
+    }  # fmt: skip
+    network = {'residual_decoder': True, 'w': 1.0}
+    return {'model_type': 'IQPIRJointModel', 'network_g': network, 'train': train, 'val': {'val_freq': 500}}
 
 
 def _conditioned(mode: str) -> dict[str, Any]:
@@ -51,11 +63,13 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     ),
     'stage2_add': ('iqpir_study_stage2.yml', 'stage1_dual', _conditioned('vector_add')),
     'stage2_film': ('iqpir_study_stage2.yml', 'stage1_dual', {}),
-    'stage2_revealed': ('iqpir_study_stage2.yml', 'stage1_dual', {}),  # inputs are made from the poorer versions
+    'stage2_waves': ('iqpir_study_stage2.yml', 'stage1_dual', {'network_g': {'frequencies': 8}}),
+    'stage2_revealed': ('iqpir_study_stage2.yml', 'stage1_dual', {'network_g': {'frequencies': 8}}),  # inputs are made from the poorer versions
     'stage2_single': (
         'iqpir_study_stage2.yml', 'stage1_single',
         {'network_g': {'entries_hq': None}, 'train': {'mask_hq_targets': False}},
     ),
+    'stage3_film': ('iqpir_study_stage2.yml', 'stage2_film', _faithful()),
     'reward_off': ('iqpir_study_stage2.yml', 'stage2_film', {**_rewarded('feat_ste'), 'reward': False}),
     'reward_continuous': ('iqpir_study_stage2.yml', 'stage2_film', _rewarded('continuous')),
     'reward_feat_ste': ('iqpir_study_stage2.yml', 'stage2_film', _rewarded('feat_ste')),
