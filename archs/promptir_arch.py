@@ -19,6 +19,11 @@ from basicsr.registry import ARCH_REGISTRY
 from .restormer_arch import Plan, RestormerUNet
 from .restormer_blocks import NormType
 
+UNUSED = (
+    'chnl_reduce1', 'chnl_reduce2', 'chnl_reduce3', 'reduce_noise_channel_1', 'reduce_noise_channel_2',
+    'reduce_noise_channel_3',
+)  # fmt: skip
+
 
 class PromptGenBlock(nn.Module):
     """Makes a prompt for a feature map (PGM, section 3.1.1 of the paper).
@@ -68,6 +73,7 @@ class PromptIR(RestormerUNet):
         bias: Whether convolutions have biases.
         LayerNorm_type: Kind of layer normalisation; BiasFree does not subtract the mean.
         decoder: Whether the decoder has prompts. The published default, false, cannot run; its training sets true.
+        unused: Whether the six unused convolutions are there; without them published weights load all the same.
 
     Raises:
         OptionError: The arguments do not fit together.
@@ -87,6 +93,7 @@ class PromptIR(RestormerUNet):
         bias: bool = False,
         LayerNorm_type: NormType = 'WithBias',
         decoder: bool = True,
+        unused: bool = True,
     ) -> None:
         if not decoder:
             raise OptionError(
@@ -96,7 +103,12 @@ class PromptIR(RestormerUNet):
         sizes = (inp_channels, out_channels, dim, num_blocks, num_refinement_blocks, heads)
         plan = Plan(*sizes, ffn_expansion_factor, bias, LayerNorm_type)
         plan.require_equal_channels('PromptIR')
-        super().__init__(plan, latent_channels=4 * dim, extra=_prompt_modules)
+        super().__init__(plan, latent_channels=4 * dim, extra=_prompt_modules if unused else _used_modules)
+
+    def convert_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Published weights without what this network leaves out."""
+        left_out = [name for name in UNUSED if not hasattr(self, name)]
+        return {key: value for key, value in weights.items() if key.split('.')[0] not in left_out}
 
     def adapt(self, site: str, y: Tensor, x: Tensor) -> Tensor:
         """Joins a prompt to the features of a site and mixes them in a block."""
@@ -133,3 +145,8 @@ def _prompt_modules(after: str, plan: Plan) -> dict[str, nn.Module]:
     level, channels, out_channels = mixers[after]
     block = plan.block(channels, level=2)
     return {f'noise_level{level}': block, f'reduce_noise_level{level}': pointwise(channels, out_channels)}
+
+
+def _used_modules(after: str, plan: Plan) -> dict[str, nn.Module]:
+    """The same without the convolutions that go unused."""
+    return {name: module for name, module in _prompt_modules(after, plan).items() if name not in UNUSED}
