@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from basicsr.conditioning import QualityCondition
 from basicsr.errors import DataError, OptionError, QualIRError
+from basicsr.iqa.loading import load_scorer
+from basicsr.iqa.scorer import Scorer
 from basicsr.logger import get_root_logger
 from basicsr.metrics import is_higher_better, needs_of
 from basicsr.protocols import Protocol
@@ -26,20 +28,25 @@ NEEDED = {'img': 'a restored image', 'img2': 'clean images', 'lq': 'degraded ima
 
 
 @contextmanager
-def open_restorer(net: nn.Module, device: torch.device | str, options: ValOptions) -> Iterator[Restorer]:
+def open_restorer(
+    net: nn.Module, device: torch.device | str, options: ValOptions, asked: Mapping[str, Any] | None = None
+) -> Iterator[Restorer]:
     """What runs a network as section ``val`` says; the network itself is afterwards as it was.
 
     Args:
         net: The network, in evaluation mode.
         device: Where it is.
         options: Tiles, self-ensemble, TLC window, number format, and the network's knobs.
+        asked: What :func:`knobs_of` gave of the options; None calls it, which may have to load a scorer.
 
     Raises:
-        OptionError: The network does not allow one of them.
+        OptionError: The network does not allow one of them, or a scorer needs larger tiles.
+        MissingWeightsError: Weights of a scorer are not on this machine.
     """
+    asked = knobs_of(options) if asked is None else asked
     tiling = Tiling(options.tile, options.tile_overlap, options.tile_batch)
-    turned = options.score, options.guidance, options.fidelity, options.hq_weight, options.adain
-    with localized(net, options.tlc), asked_for(net, *turned):
+    with localized(net, options.tlc), asked_for(net, asked):
+        _check_tile(asked.get('refine_by'), options.tile)
         yield Restorer(net, torch.device(device), tiling, options.self_ensemble, options.precision)
 
 
@@ -68,30 +75,24 @@ def localized(net: nn.Module, window: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def asked_for(
-    net: nn.Module, score: float | None, guidance: float = 1.0, fidelity: float | None = None,
-    hq_weight: float | None = None, adain: bool | None = None,
-) -> Iterator[None]:  # fmt: skip
-    """Turns the knobs of a network for as long as the context lasts; None leaves a knob where it is.
+def asked_for(net: nn.Module, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Turns the knobs of a network for as long as the context lasts.
 
     Args:
         net: The network.
-        score: The quality asked for, 0 to 1; a number beyond is taken as the nearer of the two, with a warning.
-        guidance: How far it is exaggerated; 1 is plain.
-        fidelity: How much a network of codes takes from its input beside the codes (``w``); 0 takes nothing.
-        hq_weight: Weight of the high-quality book of a network of codes (``lambda``).
-        adain: Whether a network of codes matches the statistics of its features to those of the input.
+        asked: What each of :data:`KNOBS` is set to, by its name in section ``val``; one that is not named stays where
+            it is. A ``score`` beyond 0 and 1 is taken as the nearer of the two, with a warning; ``refine_by`` is a
+            scorer, which is moved to where the network is.
 
     Raises:
         OptionError: The network has no such knob, or a value is out of range.
     """
-    asked = knobs(score, guidance, fidelity, hq_weight, adain)
     for name in asked:
         if not KNOBS[name].there(net):
             told = knob_text({name: asked[name]})
             raise OptionError(f'{told} cannot be asked of {type(net).__name__}, which has no {KNOBS[name].what}.')
     _check_knobs(asked)
-    turned = {KNOBS[name].attribute: nearest_score(v) if name == 'score' else v for name, v in asked.items()}
+    turned = {KNOBS[name].attribute: _prepared_for(net, name, value) for name, value in asked.items()}
     before = {attribute: getattr(net, attribute) for attribute in turned}
     _turn(net, turned)
     try:
@@ -113,33 +114,63 @@ def nearest_score(score: float) -> float:
     return nearest
 
 
-def knobs(
-    score: float | None = None, guidance: float = 1.0, fidelity: float | None = None, hq_weight: float | None = None,
-    adain: bool | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The knobs that are turned at all, by name; arguments as in :func:`asked_for`."""
-    values = {'score': score, 'guidance': None if guidance == 1 else guidance}
-    values |= {'fidelity': fidelity, 'hq_weight': hq_weight, 'adain': adain}
-    return {name: value for name, value in values.items() if value is not None}
+def knobs_of(options: ValOptions) -> dict[str, Any]:
+    """The knobs that section ``val`` turns at all, by name; of ``refine_by``, the scorer itself.
+
+    Raises:
+        OptionError: There is no such scorer, or its options are wrong.
+        MissingWeightsError: Its weights are not on this machine.
+    """
+    values = {name: getattr(options, name) for name in KNOBS}
+    values['guidance'] = None if options.guidance == 1 else options.guidance
+    asked = {name: value for name, value in values.items() if value is not None}
+    return {name: _judge(value) if name == 'refine_by' else value for name, value in asked.items()}
 
 
 def knob_text(asked: Mapping[str, Any]) -> str:
     """What is asked of a network, in words: ``score 0.9, guidance 2``; empty where nothing is."""
-    return ', '.join(f'{k} {("off", "on")[v]}' if isinstance(v, bool) else f'{k} {v:g}' for k, v in asked.items())
+    return ', '.join(f'{name} {_told(value)}' for name, value in asked.items())
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return ('off', 'on')[value]
+    return f'{value:g}' if isinstance(value, int | float) else getattr(value, 'name', str(value))
+
+
+def _judge(spec: str | dict[str, Any]) -> Scorer:
+    try:
+        return load_scorer(spec)
+    except QualIRError as error:  # an option, or weights that are not here
+        raise type(error)(f'refine_by: {error}') from error
 
 
 def _check_knobs(asked: Mapping[str, Any]) -> None:
     for name, value in asked.items():
-        if not math.isfinite(value) or (name != 'score' and value < 0):
-            raise OptionError(
-                f'{knob_text({name: value})} cannot be asked for: a score lies within 0 and 1, and guidance, fidelity '
-                'and hq_weight are finite and at least 0.'
-            )
+        if not KNOBS[name].fits(value):
+            raise OptionError(f'{knob_text({name: value})} cannot be asked for: {KNOBS[name].allowed}.')
+
+
+def _check_tile(judge: Scorer | None, tile: int | str | None) -> None:
+    """Makes sure that a judge of restored tiles can judge them at all."""
+    if judge is not None and isinstance(tile, int) and tile < judge.min_size:
+        raise OptionError(
+            f'refine_by {judge.name} cannot judge tiles of {tile} px: it needs at least {judge.min_size} px.'
+        )
+
+
+def _prepared_for(net: nn.Module, name: str, value: Any) -> Any:
+    """What a network's attribute is set to for a knob to have a value."""
+    if name == 'score':
+        return nearest_score(value)
+    place = next(net.parameters(), None) if isinstance(value, Scorer) else None
+    return value if place is None else value.to(place.device)
 
 
 def _turn(net: nn.Module, attributes: Mapping[str, Any]) -> None:
     for attribute, value in attributes.items():
-        setattr(net, attribute, value)
+        assign = object.__setattr__ if isinstance(value, nn.Module) else setattr  # a judge is no part of the network
+        assign(net, attribute, value)
 
 
 def _predicts(net: nn.Module, attribute: str) -> bool:
@@ -158,19 +189,41 @@ def _takes_fidelity(net: nn.Module) -> bool:
     return _predicts(net, 'w') and getattr(net, 'takes_fidelity', True)
 
 
+def _refines(net: nn.Module) -> bool:
+    return hasattr(net, 'refine') and hasattr(net, 'privilege')
+
+
+def _is_amount(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 @dataclass(frozen=True)
 class _Knob:
     attribute: str
     what: str  # what a network without it lacks
     there: Callable[[nn.Module], bool]
+    fits: Callable[[Any], bool] = _is_amount
+    allowed: str = 'a score lies within 0 and 1, and guidance, fidelity and hq_weight are finite and at least 0'
+
+
+def _of_refinement(attribute: str, fits: Callable[[Any], bool], allowed: str) -> _Knob:
+    return _Knob(attribute, 'self-refinement', _refines, fits, allowed)
 
 
 KNOBS = {
-    'score': _Knob('score', 'quality condition', _takes_scores),
+    'score': _Knob('score', 'quality condition', _takes_scores, math.isfinite),  # one beyond is brought back
     'guidance': _Knob('guidance', 'quality condition', _takes_scores),
     'fidelity': _Knob('w', 'way for features of its input around the codes', _takes_fidelity),
     'hq_weight': _Knob('hq_weight', 'second book of codes', lambda net: len(getattr(net, 'book_sizes', ())) > 1),
     'adain': _Knob('adain', 'codes whose statistics it could match', lambda net: _predicts(net, 'adain')),
+    'refine': _of_refinement('refine', _is_count, 'refine is a whole number of at least 0'),
+    'refeed': _of_refinement('refeed', lambda value: isinstance(value, bool), 'refeed is on or off'),
+    'refine_tol': _of_refinement('refine_tol', _is_amount, 'refine_tol is finite and at least 0'),
+    'refine_by': _of_refinement('judge', lambda value: isinstance(value, Scorer), 'refine_by is a scorer, once built'),
 }
 
 
@@ -184,11 +237,7 @@ class Evaluation:
         self_ensemble: As in section ``val``.
         tlc: As in section ``val``.
         precision: As in section ``val``; None for images read from files.
-        score: As in section ``val``.
-        guidance: As in section ``val``.
-        fidelity: As in section ``val``.
-        hq_weight: As in section ``val``.
-        adain: As in section ``val``.
+        asked: The network's knobs that were turned, as :func:`knobs_of` gives them.
     """
 
     protocol: Protocol
@@ -196,26 +245,17 @@ class Evaluation:
     self_ensemble: bool = False
     tlc: int | None = None
     precision: str | None = 'fp32'
-    score: float | None = None
-    guidance: float = 1.0
-    fidelity: float | None = None
-    hq_weight: float | None = None
-    adain: bool | None = None
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """The knobs that were turned."""
-        return knobs(self.score, self.guidance, self.fidelity, self.hq_weight, self.adain)
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def parts(self) -> dict[str, Any]:
-        """All of it by named parts, in plain containers; knobs only where they were turned."""
+        """All of it by named parts, in plain containers; knobs only where they were turned, scorers by version."""
         return {
             **self.protocol.parts(),
             'images': self.images,
             'self_ensemble': self.self_ensemble,
             'tlc': self.tlc,
             'precision': self.precision,
-            **self.asked,
+            **{k: {v.name: v.version} if isinstance(v, Scorer) else v for k, v in self.asked.items()},
         }
 
     def __str__(self) -> str:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from basicsr.sections import ValOptions
     from basicsr.tiling import Restorer
 
+SAME_KEYS = (  # flags that are called, and mean, what the key of section val does
+    'tile', 'tile_overlap', 'self_ensemble', 'tlc', 'guidance', 'fidelity', 'hq_weight', 'adain', 'refine', 'refeed',
+    'refine_tol', 'refine_by',
+)  # fmt: skip
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -86,6 +91,29 @@ def _add_knobs(group: Any) -> None:
     matched.add_argument(
         '--no_adain', dest='adain', action='store_const', const=False, help='do not match them'
     )  # fmt: skip
+    _add_refinement(group)
+
+
+def _add_refinement(group: Any) -> None:
+    """Knobs of networks that are handed features of their own output."""
+    group.add_argument(
+        '--refine', type=int, metavar='N',
+        help="times that a network refines its own output, 0: none (default: the network's own)",
+    )  # fmt: skip
+    fed = group.add_mutually_exclusive_group()
+    fed.add_argument(
+        '--refeed', action='store_const', const=True,
+        help="each time, take the output of the time before as the input (default: the network's own)",
+    )  # fmt: skip
+    fed.add_argument(
+        '--no_refeed', dest='refeed', action='store_const', const=False, help='always take the photograph as the input'
+    )
+    group.add_argument(
+        '--refine_tol', type=float, metavar='X', help='stop when an image changes by less, in the mean, from 0 to 1'
+    )
+    group.add_argument(
+        '--refine_by', metavar='FILE_OR_TYPE', help='scorer, such as NIQE: stop when its score of an image falls'
+    )
 
 
 def _add_search_arguments(group: Any) -> None:
@@ -140,17 +168,15 @@ def _val_options(args: argparse.Namespace) -> ValOptions:
     from basicsr.sections import ValOptions
 
     score = None if args.score is None else nearest_score(args.score)
-    numbers = {k: getattr(args, k) for k in ('tile_overlap', 'tile_batch') if getattr(args, k) is not None}
+    batch = {} if args.tile_batch is None else {'tile_batch': args.tile_batch}
     precision = 'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'
-    return ValOptions(
-        tile=args.tile, self_ensemble=args.self_ensemble, tlc=args.tlc, precision=precision, score=score,
-        guidance=args.guidance, fidelity=args.fidelity, hq_weight=args.hq_weight, adain=args.adain, **numbers,
-    )  # fmt: skip
+    same = {key: getattr(args, key) for key in SAME_KEYS}
+    return ValOptions(precision=precision, score=score, **batch, **same)
 
 
 def restore(args: argparse.Namespace) -> int:
     """Restores every photograph. Returns the exit code: 0 only if all of them were restored."""
-    from basicsr.evaluation import knob_text, knobs, open_restorer
+    from basicsr.evaluation import knob_text, knobs_of, open_restorer
     from basicsr.logger import get_root_logger
 
     logger = get_root_logger()
@@ -158,7 +184,8 @@ def restore(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     net = load_network(args.model, args.opt).to(device).eval()
     search, val, failed = _search(net, args, device), _val_options(args), 0
-    with open_restorer(net, device, val) as restorer:
+    asked = knobs_of(val)
+    with open_restorer(net, device, val, asked) as restorer:
         restorer.net = search or net
         through = _through_faces(net, restorer, args, device)
         for source, target in jobs:
@@ -171,10 +198,9 @@ def restore(args: argparse.Namespace) -> int:
             except OSError as error:
                 failed += 1
                 logger.error(f"'{target}' cannot be written: {error.strerror or error}.")
-    turned = knob_text(knobs(val.score, val.guidance, val.fidelity, val.hq_weight, val.adain))
-    asked = [f'TLC window {args.tlc} px' if args.tlc else '', turned, search.describe() if search else '']
-    asked += [f'{through.found} faces'] if args.faces else []
-    how = ', '.join([restorer.describe(), *filter(None, asked)])
+    more = [f'TLC window {args.tlc} px' if args.tlc else '', knob_text(asked), search.describe() if search else '']
+    more += [f'{through.found} faces'] if args.faces else []
+    how = ', '.join([restorer.describe(), *filter(None, more)])
     logger.info(f'{len(jobs) - failed} of {len(jobs)} photographs restored ({how}).')
     return 1 if failed else 0
 

@@ -138,6 +138,10 @@ class ValOptions:
         fidelity: How much a network of codes takes from its input beside the codes, w; null takes the network's own.
         hq_weight: Weight of the high-quality book of a network of codes, lambda; null takes the network's own.
         adain: Whether a network of codes matches its features' statistics to the input's; null takes the network's own.
+        refine: Times that a network with privileged features refines its own output; null takes the network's own.
+        refeed: Whether each of these takes the output of the one before as its input; null takes the network's own.
+        refine_tol: An image is refined no further when that changes it by less, in the mean; null: the network's own.
+        refine_by: Scorer, by file, type or block: an image is refined no further when its score falls; null for none.
     """
 
     val_freq: Count | None = None
@@ -158,6 +162,10 @@ class ValOptions:
     fidelity: Annotated[float, Range(0)] | None = None
     hq_weight: Annotated[float, Range(0)] | None = None
     adain: bool | None = None
+    refine: Natural | None = None
+    refeed: bool | None = None
+    refine_tol: Annotated[float, Range(0)] | None = None
+    refine_by: str | Annotated[dict, Block('scorer')] | None = None
 
 
 @dataclass

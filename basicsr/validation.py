@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from basicsr.errors import DataError, OptionError
-from basicsr.evaluation import Evaluation, Measurement, open_restorer
+from basicsr.evaluation import Evaluation, Measurement, knobs_of, open_restorer
 from basicsr.image_io import to_uint8, write_image
 from basicsr.loader import Fetcher, batches, eval_loader
 from basicsr.protocols import Protocol, protocol_of
@@ -129,7 +129,8 @@ class Validator:
         gather: Collects a list from all ranks.
 
     Raises:
-        OptionError: Protocol or metrics cannot be used.
+        OptionError: Protocol, metrics or the scorer of ``refine_by`` cannot be used.
+        MissingWeightsError: Weights of that scorer are not on this machine.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Validator:
         device: torch.device, rank: int = 0, world_size: int = 1, gather: Callable[[list], list] = list,
     ) -> None:  # fmt: skip
         self.options, self.val, self.folder, self.device = options, val, folder / options.name, device
-        self.measurement = Measurement(_protocol(options, val))
+        self.measurement, self.asked = Measurement(_protocol(options, val)), knobs_of(val)
         self.dataset = dataset
         self.loader = eval_loader(dataset, options, rank, world_size, options.loader.num_worker_per_gpu)
         self.rank, self.world_size, self.gather = rank, world_size, gather
@@ -150,7 +151,7 @@ class Validator:
             DataError: The set lacks what a metric needs, or its first image cannot be read.
             OptionError: The network cannot be run so.
         """
-        with open_restorer(net, self.device, self.val):
+        with open_restorer(net, self.device, self.val, self.asked):
             pass
         if len(self.dataset):  # type: ignore[arg-type]
             sample = Fetcher(self.dataset, self.options.name, self.options.loader.on_error)[Request(0, (0, 0, 0))]
@@ -181,7 +182,7 @@ class Validator:
         ending = f'_{iteration}' if suffix is None else f'_{suffix}' if suffix else ''
         net.eval()
         try:
-            with open_restorer(net, self.device, self.val) as restorer, torch.inference_mode():
+            with open_restorer(net, self.device, self.val, self.asked) as restorer, torch.inference_mode():
                 results = []
                 for image in self._images(restorer, ending, save_img, examples):
                     results.append(image)
@@ -202,8 +203,7 @@ class Validator:
             images: How the images went through the network, in words.
         """
         val = self.val
-        turned = val.score, val.guidance, val.fidelity, val.hq_weight, val.adain
-        return Evaluation(self.measurement.protocol, images, val.self_ensemble, val.tlc, val.precision, *turned)
+        return Evaluation(self.measurement.protocol, images, val.self_ensemble, val.tlc, val.precision, self.asked)
 
     def _images(self, restorer: Restorer, ending: str, save_img: bool, examples: bool) -> Iterator[ImageResult]:
         for number, batch in enumerate(batches(self.loader)):

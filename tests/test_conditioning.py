@@ -289,14 +289,14 @@ def test_the_knob_is_turned_for_validation_and_put_back():
     with torch.inference_mode():
         torch.testing.assert_close(found, 2 * net(x, score=0.2) - net(x, score=None), rtol=1e-5, atol=1e-4)
     refused = pytest.raises(OptionError, match=r'score 0\.2 cannot be asked of NAFNet, which has no quality condition')
-    with refused, asked_for(net.host, 0.2):
+    with refused, asked_for(net.host, {'score': 0.2}):
         raise AssertionError('not reached')
     for score, nearest in ((1.5, 1.0), (-0.1, 0.0)):
-        with asked_for(net, score):
+        with asked_for(net, {'score': score}):
             assert net.score == nearest
-    for score, guidance in ((NAN, 1.0), (math.inf, 1.0), (None, -1.0), (0.5, math.inf)):
+    for asked in ({'score': NAN}, {'score': math.inf}, {'guidance': -1.0}, {'score': 0.5, 'guidance': math.inf}):
         refused = pytest.raises(OptionError, match='cannot be asked for: a score lies within 0 and 1')
-        with refused, asked_for(net, score, guidance):
+        with refused, asked_for(net, asked):
             raise AssertionError('not reached')
 
 
