@@ -50,7 +50,7 @@ class BankedTeacher(Followers, MeanTeacherModel):
 
     def pseudo_labels(self, weak: Tensor, batch: Batch) -> tuple[Labels, dict[str, Tensor]]:
         """New labels are judged, gated and offered to the bank; what the bank then holds is taught."""
-        labels = self.judge.labels(self.candidates(weak, batch))
+        labels = self.judge.labels(self.candidates(weak, batch), batch['real'])
         told = {'teacher_score': labels.scores.mean()}
         if self.gate is not None:
             labels, refused = self.gate(labels)

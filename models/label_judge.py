@@ -44,55 +44,65 @@ class Judge:
     smooth: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.scorer.needs_degraded:
-            raise OptionError('scorer: a judge that compares with the degraded image cannot score pseudo-labels.')
         if unknown := [name for name in self.inverted if name not in self.scorer.members()]:
             raise OptionError(
                 f"inverted_members: the scorer has no member '{unknown[0]}'; it has {', '.join(self.scorer.members())}."
             )
 
     @torch.no_grad()
-    def labels(self, images: Tensor) -> Labels:
-        """Judges pseudo-labels (B,V,3,H,W) in [0,1]; all are valid.
+    def labels(self, images: Tensor, degraded: Tensor | None = None) -> Labels:
+        """Judges pseudo-labels; all are valid.
+
+        Args:
+            images: (B,V,3,H,W) in [0,1].
+            degraded: What all labels of an image were made from, (B,3,H,W), for scorers that compare with it.
 
         Raises:
             DataError: A cell of the grid is smaller than a scorer can judge.
         """
         count, each = images.shape[:2]
         flat = images.flatten(0, 1)
-        raw = self._raw(flat)
+        inputs = self._compared(None if degraded is None else degraded.repeat_interleave(each, dim=0))
+        raw = self._raw(flat, inputs)
         members = torch.stack([m.float() for m in self.scorer.in_unit(raw).values()], dim=1)
         return Labels(
             images, self.scorer.combine(raw).float().view(count, each), members.view(count, each, -1),
-            self._grid(flat).unflatten(0, (count, each)), torch.ones(count, each, dtype=torch.bool, device=flat.device),
+            self._grid(flat, inputs).unflatten(0, (count, each)),
+            torch.ones(count, each, dtype=torch.bool, device=flat.device),
         )  # fmt: skip
 
-    def reward(self, images: Tensor) -> Tensor:
+    def reward(self, images: Tensor, degraded: Tensor | None = None) -> Tensor:
         """Scores (N,) with gradient where the scorer has one; the images are clipped to [0,1] first.
 
         A scorer is most easily gamed by fine patterns that no eye takes for quality. With ``smooth`` the score is the
-        same, but its gradient has no fine pattern.
+        same, but its gradient has no fine pattern. ``degraded`` is what each image was made from, for scorers that
+        compare with it.
         """
         with torch.autocast(images.device.type, enabled=False):
             images = images.float().clamp(0, 1)
             if self.smooth and images.requires_grad:
                 coarse = blurred(images, self.smooth)
                 images = coarse + (images - coarse).detach()
-            return self.scorer(images)
+            return self.scorer(images, self._compared(degraded))
 
-    def _raw(self, images: Tensor) -> dict[str, Tensor]:
+    def _compared(self, degraded: Tensor | None) -> Tensor | None:
+        """Degraded images as the scorer takes them; None where it does not look at them."""
+        return None if degraded is None or not self.scorer.needs_degraded else degraded.detach().float().clamp(0, 1)
+
+    def _raw(self, images: Tensor, degraded: Tensor | None) -> dict[str, Tensor]:
         with torch.autocast(images.device.type, enabled=False):
-            return raw_scores(self.scorer, images)
+            return raw_scores(self.scorer, images, degraded)
 
-    def _grid(self, images: Tensor) -> Tensor:
+    def _grid(self, images: Tensor, degraded: Tensor | None) -> Tensor:
         """Weights (N,t,t) of the cells."""
         if self.mask == 'none' or self.tiles == 1:
             return images.new_ones(len(images), 1, 1)
         parts = cells(images, self.tiles)
+        inputs = [None] * len(parts) if degraded is None else cells(degraded, self.tiles)
         if len({p.shape for p in parts}) == 1:  # one pass for all cells
-            raw = self._raw(torch.cat(parts))
+            raw = self._raw(torch.cat(parts), None if degraded is None else torch.cat(inputs))
         else:
-            each = [self._raw(p) for p in parts]
+            each = [self._raw(*part) for part in zip(parts, inputs)]
             raw = {name: torch.cat([r[name] for r in each]) for name in each[0]}
         return self._weights(raw).float().view(len(parts), -1).T.reshape(-1, self.tiles, self.tiles)
 

@@ -304,19 +304,21 @@ class QualiTeacherModel(BankedTeacher):
             top = student.outputs[student.place[:, count]]
             if self._wants_preference():
                 low = student.outputs[student.place[:, count + 1]] if self._wants_low() else None
-                found |= self._preference(top, low, labels, strong)
+                found |= self._preference(top, low, labels, strong, batch['real'])
             if self._wants_crop():
-                found |= self._cropped(top, strong, batch['real_key'])
+                found |= self._cropped(top, strong, batch)
             if self._wants_held_out():
-                found |= self._held_out(top, labels)
+                found |= self._held_out(top, labels, batch['real'])
         if self.drift_weight and self.conditioned:
             found['l_drift'] = self.drift_weight * self.net_g.condition.drift()
         return found
 
-    def _preference(self, top: Tensor, low: Tensor | None, labels: Labels, strong: Tensor) -> dict[str, Tensor]:
+    def _preference(
+        self, top: Tensor, low: Tensor | None, labels: Labels, strong: Tensor, real: Tensor
+    ) -> dict[str, Tensor]:
         if low is None:
-            return self._regression(top, labels, strong)
-        high, lower = self.judge.reward(torch.cat((top, low))).chunk(2)
+            return self._regression(top, labels, strong, real)
+        high, lower = self.judge.reward(torch.cat((top, low)), torch.cat((real, real))).chunk(2)
         scores = torch.where(labels.valid, labels.scores, torch.nan)
         return {
             'l_preference': self.cri_preference(high, lower, scores).mean(),
@@ -325,11 +327,11 @@ class QualiTeacherModel(BankedTeacher):
             'student_wins': _wins(high, labels),
         }
 
-    def _regression(self, top: Tensor, labels: Labels, strong: Tensor) -> dict[str, Tensor]:
+    def _regression(self, top: Tensor, labels: Labels, strong: Tensor, real: Tensor) -> dict[str, Tensor]:
         """The form that needs no gradient of a scorer: nearer to the best label than to the worst one."""
         with torch.no_grad():
             reference = plain(self.evaluation_network(), strong)
-            high = self.judge.reward(top)
+            high = self.judge.reward(top, real)
         rows = torch.arange(len(top), device=top.device)
         best = labels.images[rows, torch.where(labels.valid, labels.scores, -torch.inf).argmax(1)]
         worst = labels.images[rows, torch.where(labels.valid, labels.scores, torch.inf).argmin(1)]
@@ -341,20 +343,23 @@ class QualiTeacherModel(BankedTeacher):
             'student_wins': _wins(high, labels),
         }
 
-    def _cropped(self, top: Tensor, strong: Tensor, keys: list[str]) -> dict[str, Tensor]:
+    def _cropped(self, top: Tensor, strong: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The score of a window of the restored image, and of the restored window, shall agree."""
         size = [max(1, int(n * self.crop_ratio)) for n in strong.shape[-2:]]
-        after, before = [], []
-        for n, key in enumerate(keys):
+        after, before, whole_of, part_of = [], [], [], []  # the last two: the degraded images of the first two
+        for n, key in enumerate(batch['real_key']):
             draw = self._draws(f'{key} window')
             first = self._window(draw, strong.shape[-2:], size)
             second = first if self.crop_same_window else self._window(draw, strong.shape[-2:], size)
             after.append(top[n][:, first[0], first[1]])
             before.append(strong[n][:, second[0], second[1]])
+            whole_of.append(batch['real'][n][:, first[0], first[1]])
+            part_of.append(batch['real'][n][:, second[0], second[1]])
         inputs = torch.stack(before)
         score = torch.full((len(inputs),), TOP, device=inputs.device)
         alone = self.net_g(inputs, score=score) if self.conditioned else self.net_g(inputs)
-        whole, part = self.judge.reward(torch.cat((torch.stack(after), alone))).chunk(2)
+        degraded = torch.stack(whole_of + part_of)
+        whole, part = self.judge.reward(torch.cat((torch.stack(after), alone)), degraded).chunk(2)
         gap = (whole - part).abs().mean()
         return {'l_crop': self.crop_weight * gap, 'crop_gap': gap.detach()}
 
@@ -364,12 +369,13 @@ class QualiTeacherModel(BankedTeacher):
         return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
 
     @torch.no_grad()
-    def _held_out(self, top: Tensor, labels: Labels) -> dict[str, Tensor]:
+    def _held_out(self, top: Tensor, labels: Labels, real: Tensor) -> dict[str, Tensor]:
         """Scores that nothing is trained on, in their own units, of the student and of the labels."""
         found = {}
         for scorer in self.held_out:
-            found[f'student_{scorer.name}'] = own_units(scorer, top).mean()
-            each = own_units(scorer, labels.images.flatten(0, 1)).view(labels.valid.shape)
+            found[f'student_{scorer.name}'] = own_units(scorer, top, real).mean()
+            of_labels = real.repeat_interleave(labels.valid.shape[1], dim=0)
+            each = own_units(scorer, labels.images.flatten(0, 1), of_labels).view(labels.valid.shape)
             found[f'teacher_{scorer.name}'] = torch.where(labels.valid, each, torch.nan).nanmean()
         return found
 

@@ -82,6 +82,8 @@ class QualityReward:
         held_out_freq: Count = 100,
     ) -> None:
         self.judge = Judge(load_scorer(scorer), tiles=1, smooth=smooth)
+        if self.judge.scorer.needs_degraded:
+            raise OptionError(f'quality_opt: {self.judge.scorer.name} compares with the degraded image, unknown here.')
         if not self.judge.scorer.differentiable:
             raise OptionError(f'quality_opt: {self.judge.scorer.name} has no gradient; take a scorer that has one.')
         if crop is not None and crop[0] > crop[1]:
@@ -184,10 +186,14 @@ def reward_of(block: Mapping[str, Any] | None, modes: tuple[Mode, ...]) -> Quali
 
 
 @torch.no_grad()
-def own_units(scorer: Scorer, images: Tensor) -> Tensor:
-    """Scores (N,) of images (N,3,H,W) in the scorer's own units, in float32, of what lies within [0,1]."""
+def own_units(scorer: Scorer, images: Tensor, degraded: Tensor | None = None) -> Tensor:
+    """Scores (N,) of images (N,3,H,W) in the scorer's own units, in float32, of what lies within [0,1].
+
+    ``degraded`` is what each image was made from, for scorers that compare with it.
+    """
+    seen, inputs = (None if x is None else x.detach().float().clamp(0, 1) for x in (images, degraded))
     with torch.autocast(images.device.type, enabled=False):
-        return scorer.checked_raw(images.detach().float().clamp(0, 1))
+        return scorer.checked_raw(seen, inputs)
 
 
 def through_features(features: Tensor, z: Tensor) -> Tensor:

@@ -76,12 +76,12 @@ class SemiUIRModel(BankedTeacher):
 
     def pseudo_labels(self, weak: Tensor, batch: Batch) -> tuple[Labels, dict[str, Tensor]]:
         """The teacher's outputs, judged; they go to the bank when the student's are known."""
-        return self.judge.labels(self.teach(weak, [VIEWS['identity']])), {}
+        return self.judge.labels(self.teach(weak, [VIEWS['identity']]), batch['real']), {}
 
     def accept(self, labels: Labels, student: Student, batch: Batch) -> tuple[Labels, dict[str, Tensor]]:
         """The bank's labels, after those of the teacher that beat the student went into it."""
         with torch.no_grad():
-            own = self.judge.reward(student.outputs)[student.place]
+            own = self.judge.reward(student.outputs, batch['real'])[student.place]
         better = labels.scores > own
         told = {'teacher_score': labels.scores.mean(), 'student_score': own.mean(), 'accepted': better.float().mean()}
         labels = self.keep(replace(labels, valid=better), batch)

@@ -53,6 +53,17 @@ def make_scores(folder):
     return folder / 'scores.csv'
 
 
+def make_rated(folder):
+    """A scene in two restored versions, with their references and opinions, as PIPALDataset reads them."""
+    photo = cv2.imread(str(next(iter(sorted((ROOT / 'datasets/sample/val').glob('*.jpg'))))))[:72, :80]
+    names = ('A0001_00_00', 'A0001_00_01')
+    (folder / 'rated').mkdir()
+    for name in ('A0001', *names, *(f'ref_{name}' for name in names)):
+        cv2.imwrite(str(folder / f'rated/{name}.bmp'), photo // (1 + name.count('_')))
+    (folder / 'rated.txt').write_text(''.join(f'{name}.bmp,{1500 - 100 * n}\n' for n, name in enumerate(names)))
+    return {'dataroot': folder / 'rated', 'meta_info_file': folder / 'rated.txt', 'val_sources': 0}
+
+
 def small_data(options, folder):
     """Overrides that put generated pairs where a data set is not on this machine, and keep batches and networks small.
 
@@ -71,6 +82,8 @@ def small_data(options, folder):
                 overrides += [f'datasets:train:scores={make_scores(folder)}']
             if 'meta_info_file' in block:
                 overrides += [f'{path}:meta_info_file=null']
+        if dataset.block['type'] == 'PIPALDataset':
+            overrides += [f'datasets:{key}:{k}={v}' for k, v in make_rated(folder).items()]
         overrides += [f'datasets:{key}:num_worker_per_gpu=0']
         if 'val_size' in dataset.block:
             (folder / 'one.txt').write_text('goat.jpg\n')
@@ -166,6 +179,8 @@ def small_network(block):
     """What to change in a network's block so that it has few weights."""
     if block['type'] in CODES:
         return CODES[block['type']]
+    if block['type'] == 'CKDN':
+        return {'short_side': 64, 'crop': 64}
     if 'host' in block:
         return {f'host:{k}': v for k, v in small_network(block['host']).items()}
     if block['type'] in ('Restormer', 'PromptIR', 'AdaIR'):
