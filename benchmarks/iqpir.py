@@ -2,6 +2,7 @@
 
     python benchmarks/iqpir.py run stage1_dual stage2_film [--seeds 0] [--iterations N]
     python benchmarks/iqpir.py sweep stage2_film [--seeds 0]
+    python benchmarks/iqpir.py uncoded reward_off reward_continuous [--seeds 0]
     python benchmarks/iqpir.py reference
     python benchmarks/iqpir.py table
     python benchmarks/iqpir.py pictures
@@ -86,6 +87,20 @@ def knob(args: argparse.Namespace) -> int:
     return 0
 
 
+def uncoded(args: argparse.Namespace) -> int:
+    """Measures finished runs whose generator is shown features instead of codes. Returns the exit code."""
+    for one in _runs(args):
+        file = args.results / f'uncoded_{one.name}.json'
+        if one.is_autoencoder:
+            raise OptionError(f'{one.variant} predicts no codes.')
+        if not file.is_file():
+            given = _photos(args), _data(args), args.work, args.weights
+            found = iqpir_scores.measure_restoration(one.weights, *given, uncoded=True)
+            save(file, {'kind': 'uncoded', 'variant': one.variant, 'seed': one.seed, **_machine(), 'measured': found})
+            print(f'{file.stem}: done.', flush=True)
+    return 0
+
+
 def reference(args: argparse.Namespace) -> int:
     """Measures the degraded photographs themselves. Returns the exit code."""
     file = args.results / 'reference.json'
@@ -108,7 +123,9 @@ def pictures(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {'run': run, 'sweep': knob, 'reference': reference, 'table': table, 'pictures': pictures}
+COMMANDS = {
+    'run': run, 'sweep': knob, 'uncoded': uncoded, 'reference': reference, 'table': table, 'pictures': pictures,
+}  # fmt: skip
 
 
 def _runs(args: argparse.Namespace) -> list[Run]:

@@ -20,9 +20,9 @@ Result = dict[str, Any]
 TITLES = {
     'stage1_dual': 'two books, the second of what the first leaves', 'stage1_shared': 'two books of the same features',
     'stage1_single': 'one book', 'stage2_none': 'no quality', 'stage2_add': 'added vector',
-    'stage2_film': 'scale and shift',
-    'stage2_single': 'scale and shift, one book',
-    'stage2_revealed': 'scale and shift, input tells the quality', 'reward_off': 'no judge',
+    'stage2_film': 'scale and shift', 'stage2_waves': 'scale and shift, 8 octaves',
+    'stage2_single': 'scale and shift, one book', 'stage3_film': 'scale and shift, second decoder',
+    'stage2_revealed': '8 octaves, input tells the quality', 'reward_off': 'no judge',
     'reward_continuous': 'continuous',
     'reward_feat_ste': 'feat_ste', 'reward_logit_st': 'logit_st',
 }  # fmt: skip
@@ -43,6 +43,10 @@ PAIRS = {
 }
 
 
+UNCODED = ('off', 'continuous')
+REWARDED = (TRAINED, 'niqe', 'piqe', 'cnniqa')
+
+
 @dataclass
 class Study:
     """All results.
@@ -50,11 +54,13 @@ class Study:
     Attributes:
         runs: By variant, one a seed, sorted by seed.
         sweeps: By variant, one a seed.
+        uncoded: By variant, what was measured where the generator sees features instead of codes.
         reference: Scores of the degraded photographs, if they were made.
     """
 
     runs: dict[str, list[Result]] = field(default_factory=dict)
     sweeps: dict[str, list[Result]] = field(default_factory=dict)
+    uncoded: dict[str, list[Result]] = field(default_factory=dict)
     reference: Result | None = None
 
     def those(self, start: str) -> Iterator[tuple[str, list[Result]]]:
@@ -74,7 +80,7 @@ def read_study(folder: Path) -> Study:
         if result['kind'] == 'reference':
             study.reference = result
         else:
-            place = study.runs if result['kind'] == 'run' else study.sweeps
+            place = {'run': study.runs, 'sweep': study.sweeps, 'uncoded': study.uncoded}[result['kind']]
             place.setdefault(result['variant'], []).append(result)
     if not study.runs:
         raise DataError(f"There is no result in '{folder}'; make some with: iqpir.py run stage1_dual")
@@ -125,7 +131,7 @@ def held_out_table(study: Study) -> str:
     """Held-out scores at the top of the knob, degraded photographs first; arrows say which way is better."""
     if study.reference is None:
         return ''
-    variants = list(study.those('stage2'))
+    variants = [*study.those('stage2'), *study.those('stage3')]
     lines = []
     for (task, side), title in TASKS.items():
         before = _side(study.reference, task, side)
@@ -142,7 +148,7 @@ def pairs_table(study: Study) -> str:
     """PSNR on real pairs and on synthetic degradations of unseen photographs."""
     if study.reference is None:
         return ''
-    variants = [*study.those('stage2'), *study.those('reward')]
+    variants = [*study.those('stage2'), *study.those('stage3'), *study.those('reward')]
     sides = {**{(k, 'pairs'): t for k, t in PAIRS.items()}, **{k: t for k, t in TASKS.items() if not k[1]}}
     lines = []
     for (task, side), title in sides.items():
@@ -157,22 +163,26 @@ def reward_table(study: Study) -> str:
     before = study.runs.get('reward_off') or study.runs.get('stage2_film')
     if before is None:
         return ''
+    shown = [(TITLES[v], before, r) for v, r in study.those('reward') if v != 'reward_off']
+    if {'reward_off', 'reward_continuous'} <= set(study.uncoded):
+        shown.insert(1, ('continuous, drawn without codes', *(study.uncoded[f'reward_{m}'] for m in UNCODED)))
     lines = []
-    for variant, results in study.those('reward'):
-        if variant == 'reward_off':
-            continue
-        for judge in (TRAINED, 'niqe', 'piqe'):
-            changes = [_change(a, b, judge) for a, b in zip(before, results)]
-            lines.append(
-                [TITLES[variant], _name(study, judge), *(_over(list(c), _digits(judge), True) for c in zip(*changes))]
-            )
-    return table(['mode', 'score', 'real photographs', 'synthetic degradations'], lines)
+    for title, off, results in shown:
+        for part, real in (('real', True), ('synthetic', False)):
+            cells = []
+            for judge in (*REWARDED, 'psnr'):
+                changes = [_change(a, b, judge, real) for a, b in zip(off, results)]
+                cells.append(_over(changes, _digits(judge), True))
+            gaps = [g for a, b in zip(off, results) if (g := _gap(a, b, real)) is not None]
+            lines.append([title, part, *cells, _over(gaps, 2, True) if gaps else ''])
+    names = [*(_name(study, judge) for judge in REWARDED), 'PSNR ↑']
+    return table(['mode', 'photographs', *names, 'NIQE for each 0.1 of the score trained on'], lines)
 
 
 def knob_table(study: Study) -> str:
     """Rank correlation between the quality asked for and what comes out, by task and score."""
     lines = []
-    for variant, results in study.sweeps.items():
+    for variant, results in ((v, study.sweeps[v]) for v in VARIANTS if v in study.sweeps):
         for task, levels in results[0]['scores'].items():
             for judge in (TRAINED, *_held_out(levels[0])):
                 sign = study.reference['better'][judge] if study.reference else 1
@@ -198,14 +208,17 @@ def _knob(result: Result, task: str, judge: str, sign: int) -> float:
     return spearman(result['levels'], means)
 
 
-def _change(before: Result, after: Result, judge: str) -> tuple[float, float]:
-    """Mean change over the real photographs of all tasks, and over the synthetic ones."""
-    found = []
-    for real in (True, False):
-        sides = [k for k in TASKS if bool(k[1]) == real]
-        a, b = ([x for k in sides for x in _side(r, *k)[judge]] for r in (before, after))
-        found.append(statistics.mean(b) - statistics.mean(a))
-    return found[0], found[1]
+def _change(before: Result, after: Result, judge: str, real: bool) -> float:
+    """Mean change over the real photographs of all tasks, or the synthetic ones; PSNR is that of the real pairs."""
+    tasks = [('pairs' if judge == 'psnr' and real else side, task) for task, side in TASKS if bool(side) == real]
+    a, b = ([x for side, task in tasks for x in _side(r, task, side)[judge]] for r in (before, after))
+    return statistics.mean(b) - statistics.mean(a)
+
+
+def _gap(before: Result, after: Result, real: bool) -> float | None:
+    """How much a held-out score, NIQE, changes while the one that is trained on rises by a tenth; None: it does not."""
+    gain = _change(before, after, TRAINED, real)
+    return 0.1 * _change(before, after, 'niqe', real) / gain if gain > 0.005 else None
 
 
 def _side(result: Result, task: str, side: str) -> dict[str, list[float]]:

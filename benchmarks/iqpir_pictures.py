@@ -16,7 +16,7 @@ KNOB = (0.05, 0.35, 0.65, 0.95)
 TITLES = {
     'stage1_dual': 'two books', 'stage1_single': 'one book', 'stage1_shared': 'two, shared',
     'stage2_none': 'no quality',
-    'stage2_add': 'vector added', 'stage2_film': 'scale and shift',
+    'stage2_film': 'scale and shift', 'stage3_film': 'second decoder',
     'reward_continuous': 'continuous',
     'reward_feat_ste': 'feat_ste', 'reward_logit_st': 'logit_st',
 }  # fmt: skip

@@ -64,7 +64,8 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     'stage2_add': ('iqpir_study_stage2.yml', 'stage1_dual', _conditioned('vector_add')),
     'stage2_film': ('iqpir_study_stage2.yml', 'stage1_dual', {}),
     'stage2_waves': ('iqpir_study_stage2.yml', 'stage1_dual', {'network_g': {'frequencies': 8}}),
-    'stage2_revealed': ('iqpir_study_stage2.yml', 'stage1_dual', {'network_g': {'frequencies': 8}}),  # inputs are made from the poorer versions
+    # inputs are made from the poorer versions
+    'stage2_revealed': ('iqpir_study_stage2.yml', 'stage1_dual', {'network_g': {'frequencies': 8}}),
     'stage2_single': (
         'iqpir_study_stage2.yml', 'stage1_single',
         {'network_g': {'entries_hq': None}, 'train': {'mask_hq_targets': False}},

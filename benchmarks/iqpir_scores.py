@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from basicsr.codebooks import CodeAutoEncoder
 from basicsr.data import build_block
@@ -25,6 +25,26 @@ SYNTHETIC = ('Haze', 'Rain', 'Snow', 'LowLight', 'Underwater')
 SHOWN = 10  # unseen photographs under each synthetic degradation
 KNOB = tuple(round(0.05 + 0.1 * n, 2) for n in range(10))
 EVERYWHERE = ('NIQE', 'PIQE')  # held out where no task is known
+
+
+class Uncoded(nn.Module):
+    """A predictor of codes whose generator sees the features themselves, as the judge's mode ``continuous`` trains it.
+
+    Args:
+        net: The predictor, whose knobs are those of this network.
+    """
+
+    score: float | None = 1.0
+    guidance = 1.0
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps (N,3,H,W) to the same shape, at the score of the knob."""
+        found = self.net.predict(images, self.score)
+        return self.net.render(found.features, found)[..., : images.shape[-2], : images.shape[-1]]
 
 
 def measure_autoencoder(file: Path, photos: Collection) -> dict[str, Any]:
@@ -47,7 +67,9 @@ def measure_autoencoder(file: Path, photos: Collection) -> dict[str, Any]:
     return {**columns(rows), 'usage': [rounded(float(u.float().mean())) for u in used]}
 
 
-def measure_restoration(file: Path | None, photos: Collection, data: Path, work: Path, weights: Path | None) -> Any:
+def measure_restoration(
+    file: Path | None, photos: Collection, data: Path, work: Path, weights: Path | None, uncoded: bool = False
+) -> Any:  # fmt: skip
     """Scores of restored real photographs, real pairs and unseen photographs under synthetic degradations, by task.
 
     Args:
@@ -56,8 +78,11 @@ def measure_restoration(file: Path | None, photos: Collection, data: Path, work:
         data: Folder of real photographs.
         work: Folder of the study.
         weights: Folder of published weights, for CNNIQA.
+        uncoded: Whether the generator sees features instead of codes.
     """
     network = None if file is None else Network(file)
+    if network is not None and uncoded:
+        network.net = Uncoded(network.net).eval()
     found = {}
     for task in REAL:
         found[task] = measure(network, fewer(photos_of(task, data, work), task), Judges(HELD_OUT[task], weights))

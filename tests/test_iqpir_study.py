@@ -78,7 +78,7 @@ def test_every_variant_has_valid_options(variant, tmp_path):
     assert options.train.total_iter == 70
     assert (options.networks['g']['type'] == 'IQPIRGAutoEncoder') == run.is_autoencoder
     given = document['path'].get('pretrain_network_g')
-    assert (given is not None) == variant.startswith('reward')
+    assert (given is not None) == variant.startswith(('reward', 'stage3'))
     first = 'stage1_single' if variant == 'stage2_single' else 'stage1_dual'
     if not run.is_autoencoder:
         assert f'{first}_seed0' in document['train']['autoencoder_path']
@@ -111,6 +111,8 @@ def test_an_autoencoder_is_measured(tmp_path):
     assert all(0 < u <= 1 for u in found['usage'])
 
 
+TITLES = ['continuous, drawn without codes', 'feat_ste']
+
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
@@ -134,14 +136,15 @@ def write(folder, results):
 
 
 def test_the_reward_table_tells_changes_in_both_kinds_of_scores(tmp_path):
-    reference = {**result('x'), 'kind': 'reference', 'better': {TRAINED: 1, 'niqe': -1, 'piqe': -1}}
-    plain = {'piqe': [20.0, 20.0]}
-    gamed = {TRAINED: [0.9, 0.9], 'niqe': [7.0, 7.0], 'piqe': [20.0, 22.0]}
-    study = write(tmp_path / 'r', [reference, result('reward_off', **plain), result('reward_continuous', **gamed)])
-    lines = iqpir_page.reward_table(study).splitlines()[2:]
-    assert lines[0] == '| continuous | trained on ↑ | +0.300 | +0.300 |'
-    assert lines[1] == '| continuous | NIQE ↓ | +2.50 | +2.50 |'
-    assert lines[2] == '| continuous | PIQE ↓ | +1.0 | +1.0 |'
+    reference = {**result('x'), 'kind': 'reference', 'better': {TRAINED: 1, 'niqe': -1, 'piqe': -1, 'cnniqa': -1}}
+    plain = {'piqe': [20.0, 20.0], 'cnniqa': [9.0, 9.0]}
+    gamed = {**plain, TRAINED: [0.9, 0.9], 'niqe': [7.0, 7.0], 'piqe': [20.0, 22.0]}
+    uncoded = [{**result(f'reward_{m}', **v), 'kind': 'uncoded'} for m, v in (('off', plain), ('continuous', gamed))]
+    runs = [result('reward_off', **plain), result('reward_feat_ste', **gamed), result('reward_continuous', **plain)]
+    lines = iqpir_page.reward_table(write(tmp_path / 'r', [reference, *runs, *uncoded])).splitlines()[2:]
+    assert [line.split('|')[1].strip() for line in lines[::2]] == ['continuous', *TITLES]
+    assert lines[0] == '| continuous | real | +0.000 | +0.00 | +0.0 | +0.0 | +0.00 |  |'
+    assert lines[2] == '| continuous, drawn without codes | real | +0.300 | +2.50 | +1.0 | +0.0 | +0.00 | +0.83 |'
 
 
 def test_the_knob_table_counts_better_as_higher(tmp_path):
