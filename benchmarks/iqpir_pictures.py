@@ -40,7 +40,7 @@ def draw(folder: Path, work: Path, seed: int) -> None:
 def _reconstruction(file: Path, networks: dict[str, Network]) -> None:
     tiles = []
     for number in range(len(PHOTOS)):
-        _, clean = _sample(number, 'Haze')
+        _, clean = sample(number, 'Haze')
         tiles.append(captioned(clean, 'photograph'))
         tiles += [captioned(as_stored(n.net(clean)), TITLES[v]) for v, n in networks.items()]
     write_sheet(file, tiles, len(networks) + 1)
@@ -49,7 +49,7 @@ def _reconstruction(file: Path, networks: dict[str, Network]) -> None:
 def _restoration(file: Path, networks: dict[str, Network]) -> None:
     tiles = []
     for number, kind in enumerate(SYNTHETIC):
-        degraded, clean = _sample(number % len(PHOTOS), kind)
+        degraded, clean = sample(number % len(PHOTOS), kind)
         tiles.append(captioned(degraded, kind))
         for variant, network in networks.items():
             if network.conditioned:
@@ -62,7 +62,7 @@ def _restoration(file: Path, networks: dict[str, Network]) -> None:
 def _knob(file: Path, network: Network) -> None:
     tiles = []
     for number, kind in enumerate(SYNTHETIC):
-        degraded, _ = _sample(number % len(PHOTOS), kind)
+        degraded, _ = sample(number % len(PHOTOS), kind)
         tiles.append(captioned(degraded, kind))
         for level in KNOB:
             network.set(level)
@@ -70,7 +70,7 @@ def _knob(file: Path, network: Network) -> None:
     write_sheet(file, tiles, len(KNOB) + 1)
 
 
-def _sample(number: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+def sample(number: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """A sample photograph under a degradation, and clean, (1,3,H,W) each."""
     block = {
         'type': 'OnlineDegradationDataset', 'dataroot_gt': str(SAMPLE), 'val_size': SIDE,
@@ -78,8 +78,8 @@ def _sample(number: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     }  # fmt: skip
     dataset = build_block(block, 'val')
     samples = [dataset[i] for i in range(len(dataset))]
-    sample = [s for s in samples if Path(s['gt_path']).stem in PHOTOS][number]
-    return sample['lq'].unsqueeze(0), sample['gt'].unsqueeze(0)
+    chosen = [s for s in samples if Path(s['gt_path']).stem in PHOTOS][number]
+    return chosen['lq'].unsqueeze(0), chosen['gt'].unsqueeze(0)
 
 
 def _seed(variant: str, seed: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from basicsr.errors import OptionError
-from benchmarks.iqpir_pictures import _sample
+from benchmarks.iqpir_pictures import sample
 from benchmarks.iqpir_scores import SYNTHETIC
 from benchmarks.qualiteacher_pictures import EDGE, PHOTOS, TILE, captioned, write_sheet
 from benchmarks.qualiteacher_scores import Network
@@ -36,7 +36,7 @@ def draw(folder: Path, run: Run) -> None:
 def _restoration(file: Path, alone: Network, fused: Network) -> None:
     tiles = []
     for number, kind in enumerate(SYNTHETIC):
-        degraded, clean = _sample(number % len(PHOTOS), kind)
+        degraded, clean = sample(number % len(PHOTOS), kind)
         tiles += [captioned(degraded, kind), captioned(alone.restore([degraded])[0], 'alone')]
         for iterations, title in ((0, 'SIPL, plain'), (1, 'SIPL, refined')):
             fused.net.refine = iterations

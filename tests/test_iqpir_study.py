@@ -200,3 +200,21 @@ def test_the_autoencoder_that_ships_brings_unseen_photographs_back():
             book[code.flatten()] = True
     assert sum(found) / 4 > 26
     assert min(float(book.float().mean()) for book in used) > 0.5
+
+
+def test_the_restorer_that_ships_follows_its_knobs():
+    file = ROOT / 'model_zoo/iqpir_g.safetensors'
+    net = build_network(checkpoint.read(file)['network_g']).eval()
+    checkpoint.load_weights(net, file)
+    assert sum(p.numel() for p in net.parameters()) == 2_164_350
+    images = torch.stack([to_tensor(read_image(photo))[:, 40:168, 40:168] for photo in PHOTOS[:4]])
+    hazy = 0.4 * images + 0.6 * torch.tensor([0.8, 0.82, 0.85]).view(3, 1, 1)
+
+    def restored(score, w):
+        net.score, net.w = score, w
+        with torch.no_grad():
+            return net(hazy).clamp(0, 1)
+
+    spread = [restored(score, 1.0).std((2, 3)).mean() for score in (0.05, 0.5, 0.95)]
+    assert hazy.std((2, 3)).mean() < spread[0] < spread[1] < spread[2]
+    assert (restored(0.95, 0.0) - restored(0.95, 1.0)).abs().mean() > 1e-3
