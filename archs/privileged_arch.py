@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from basicsr.errors import OptionError
 from basicsr.iqa.scorer import Scorer
-from basicsr.network import RestorationNetwork, Site, Visit, keep
+from basicsr.network import RestorationNetwork, Visit, keep
 from basicsr.registry import ARCH_REGISTRY, build
 from basicsr.schema import Block, Range
+
+from .hosted import HostedNetwork
 
 Privilege = list[Tensor]  # features of the better image, one map a place at which they enter
 Path = Callable[..., Tensor]
 
 
-class PrivilegedNetwork(RestorationNetwork):
+class PrivilegedNetwork(HostedNetwork):
     """A restoration network, the host, whose decoder may be handed features of a better image.
 
     In training a plain call is the plain path. In evaluation it refines its own output ``refine`` times: it restores
@@ -63,46 +65,6 @@ class PrivilegedNetwork(RestorationNetwork):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
-
-    # ---- what the host declares ------------------------------------------------------------------------------------
-
-    @property
-    def multiple_of(self) -> int:  # type: ignore[override]
-        """As the host."""
-        return self.host.multiple_of
-
-    @property
-    def min_size(self) -> int:  # type: ignore[override]
-        """As the host."""
-        return self.host.min_size
-
-    @property
-    def pad_mode(self) -> Literal['constant', 'reflect']:  # type: ignore[override]
-        """As the host."""
-        return self.host.pad_mode
-
-    @property
-    def half_precision(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As the host."""
-        return self.host.half_precision
-
-    @property
-    def prepare(self) -> Callable[..., Tensor] | None:  # type: ignore[override]
-        """As the host."""
-        return self.host.prepare
-
-    @property
-    def sites(self) -> dict[str, Site]:
-        """As the host; a visitor sees the features of the decoder with what was handed over in them."""
-        return self.host.sites
-
-    def pad(self, x: Tensor) -> Tensor:
-        """As the host."""
-        return self.host.pad(x)
-
-    def localize(self, window: int | None) -> None:
-        """As the host; attention to features of the better image stays whole."""
-        self.host.localize(window)
 
     def encode(self, x: Tensor, visit: Visit = keep) -> list[Tensor]:
         """As the host: nothing is handed to the encoder."""

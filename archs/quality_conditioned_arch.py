@@ -16,13 +16,14 @@ from basicsr.registry import ARCH_REGISTRY, build
 from basicsr.schema import Block, Range
 
 from .fused_ops import repeated
+from .hosted import HostedNetwork
 
 Score = Tensor | float | Literal['knob'] | None  # one an image (N,), one for all, that of the knob, or none
 Stages = tuple[list[Tensor], list[Tensor]]
 
 
 @ARCH_REGISTRY.register()
-class QualityConditioned(RestorationNetwork):
+class QualityConditioned(HostedNetwork):
     """A restoration network that is told how good its result should look: a score in [0,1], 1 the best.
 
     QualiTeacher, arXiv:2603.08030; code github.com/fengyang1399-pixel/QualiTeacher (0e9a161, MIT). The network inside,
@@ -89,22 +90,7 @@ class QualityConditioned(RestorationNetwork):
         self.score: float | None = 1.0
         self.guidance = 1.0
 
-    # ---- what the host declares ------------------------------------------------------------------------------------
-
-    @property
-    def multiple_of(self) -> int:  # type: ignore[override]
-        """As the host."""
-        return self.host.multiple_of
-
-    @property
-    def min_size(self) -> int:  # type: ignore[override]
-        """As the host."""
-        return self.host.min_size
-
-    @property
-    def pad_mode(self) -> Literal['constant', 'reflect']:  # type: ignore[override]
-        """As the host."""
-        return self.host.pad_mode
+    # ---- what this network declares --------------------------------------------------------------------------------
 
     @property
     def halo(self) -> int | None:  # type: ignore[override]
@@ -112,32 +98,9 @@ class QualityConditioned(RestorationNetwork):
         return None if self.host.halo is None else self.host.halo + self._reach
 
     @property
-    def half_precision(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As the host."""
-        return self.host.half_precision
-
-    @property
-    def prepare(self) -> Callable[..., Tensor] | None:  # type: ignore[override]
-        """As the host."""
-        return self.host.prepare
-
-    @property
-    def sites(self) -> dict[str, Site]:
-        """As the host; a visitor sees the features after the condition."""
-        return self.host.sites
-
-    @property
     def injection_sites(self) -> tuple[str, ...]:
         """Where scores enter."""
         return self._entered
-
-    def pad(self, x: Tensor) -> Tensor:
-        """As the host."""
-        return self.host.pad(x)
-
-    def localize(self, window: int | None) -> None:
-        """As the host."""
-        self.host.localize(window)
 
     # ---- restoring -------------------------------------------------------------------------------------------------
 
