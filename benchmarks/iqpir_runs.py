@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from basicsr import checkpoint
-from basicsr.errors import OptionError, TrainingError
-from basicsr.files import archive, write_text
-from basicsr.history import FILE_NAME, History
-from basicsr.yaml_io import dump_yaml, read_document
+from basicsr.errors import OptionError
+from basicsr.yaml_io import read_document
 from benchmarks.iqpir_data import Collection
-from benchmarks.qualiteacher_runs import lay_over, rounded_to
+from benchmarks.qualiteacher_runs import lay_over
+from benchmarks.study_runs import ROOT, StudyRun, facts_of_run, iteration_of, run_training
 
-ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / 'options/_base'
 JUDGE = 'options/iqa/adapt.yml'
 AUTOENCODER = {'type': 'IQPIRGAutoEncoder', 'width': 32, 'stride': 4, 'dim': 8, 'entries': 512}
@@ -78,36 +70,8 @@ VARIANTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of the study.
-
-    Attributes:
-        variant: A key of :data:`VARIANTS`.
-        seed: Of this training; the runs it goes on from have the same one, and stage I always 0.
-        work: Folder of all runs.
-        iterations: Length of the training; None as the base file says.
-    """
-
-    variant: str
-    seed: int
-    work: Path
-    iterations: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of its folder, and of its result."""
-        return f'{self.variant}_seed{self.seed}'
-
-    @property
-    def folder(self) -> Path:
-        """Where it trains."""
-        return self.work / 'runs' / self.name
-
-    @property
-    def weights(self) -> Path:
-        """The weight file of its network, once it is trained."""
-        return self.folder / 'models/net_g_latest.pth'
+class Run(StudyRun):
+    """One run of the study; those it goes on from have the same seed, and stage I always 0."""
 
     @property
     def before(self) -> Run | None:
@@ -137,17 +101,8 @@ def train(run: Run, photos: Collection) -> None:
     if run.before is not None:
         train(run.before, photos)
     document = options_of(run, photos)
-    if _iteration(run.weights) == document['train']['total_iter']:
-        return
-    file, text = run.work / 'options' / f'{run.name}.yml', dump_yaml(document)
-    same = file.is_file() and file.read_text(encoding='utf-8') == text
-    if not same and run.folder.exists():
-        archive(run.folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
-    command = [sys.executable, str(ROOT / 'basicsr/train.py'), '-opt', str(file), '--auto_resume']
-    if subprocess.run(command, cwd=ROOT).returncode:
-        raise TrainingError(f"The training '{run.name}' failed or was interrupted; its messages are above.")
+    if iteration_of(run.weights) != document['train']['total_iter']:  # finished ones stay, whatever their options
+        run_training(run, document)
 
 
 def options_of(run: Run, photos: Collection) -> dict[str, Any]:
@@ -190,28 +145,10 @@ def variant_options(run: Run) -> dict[str, Any]:
 
 
 def facts_of(run: Run) -> dict[str, Any]:
-    """What is told of a run beside its measurements: options, length, signals and the validations on the way."""
-    records = History.read(run.folder / FILE_NAME)
-    logged = [r for r in records if r['kind'] == 'train']
-    return {
-        'variant': run.variant, 'seed': run.seed, 'iterations': _iteration(run.weights),
-        'weights': checkpoint.sha256(run.weights)[:12], 'from': run.before.name if run.before else None,
-        'options': json.loads(json.dumps(variant_options(run))),
-        'curve': [[r['iter'], rounded_to(r['metrics']['psnr'])] for r in records if r['kind'] == 'val'],
-        'signals': [_short(r) for r in logged[:: max(1, len(logged) // 30)]],
-    }  # fmt: skip
+    """What is told of a run beside its measurements."""
+    return {**facts_of_run(run, variant_options(run)), 'from': run.before.name if run.before else None}
 
 
 def _first(run: Run) -> Run:
     """The run of stage I that a run rests on."""
     return run if run.before is None else _first(run.before)
-
-
-def _short(record: dict[str, Any]) -> dict[str, Any]:
-    told = {**record['losses'], **record.get('signals', {})}
-    return {'iter': record['iter'], **{k: rounded_to(v) for k, v in told.items() if not isinstance(v, list)}}
-
-
-def _iteration(file: Path) -> int | None:
-    """At which iteration a weight file was saved; None if it is not there."""
-    return checkpoint.read(file).get('iter') if file.is_file() else None

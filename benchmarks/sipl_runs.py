@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from basicsr import checkpoint
-from basicsr.errors import OptionError, TrainingError
-from basicsr.files import archive, write_text
-from basicsr.history import FILE_NAME, History
+from basicsr.errors import OptionError
 from basicsr.models import build_model
 from basicsr.options import from_dict
 from basicsr.rng import seed_everything
-from basicsr.yaml_io import dump_yaml, read_document
-from benchmarks.qualiteacher_runs import lay_over, rounded_to
+from basicsr.yaml_io import read_document
+from benchmarks.qualiteacher_runs import lay_over
 from benchmarks.sipl_data import Clean
+from benchmarks.study_runs import ROOT, StudyRun, facts_of_run, run_training
 
-ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / 'options/_base/sipl_study.yml'
 CROP = 64  # of the training; a dictionary of this size has as many tokens as the features of a crop have pixels
 RAW_WEIGHT = 0.5  # of the losses on the plain path; the release has none
@@ -84,36 +77,8 @@ VARIANTS: dict[str, tuple[str, Way]] = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of the study.
-
-    Attributes:
-        variant: A key of :data:`VARIANTS`.
-        seed: Of the network and of its training.
-        work: Folder of all runs.
-        iterations: Length of the training, longer ones in proportion; None as the base file says.
-    """
-
-    variant: str
-    seed: int
-    work: Path
-    iterations: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of its folder, and of its result."""
-        return f'{self.variant}_seed{self.seed}'
-
-    @property
-    def folder(self) -> Path:
-        """Where it trains."""
-        return self.work / 'runs' / self.name
-
-    @property
-    def weights(self) -> Path:
-        """The weight file of its network, once it is trained."""
-        return self.folder / 'models/net_g_latest.pth'
+class Run(StudyRun):
+    """One run of the study; ``iterations`` are those of equal ones, longer ones have more in proportion."""
 
     @property
     def refines(self) -> bool:
@@ -142,18 +107,7 @@ def train(run: Run, photos: Clean) -> None:
     Raises:
         TrainingError: The training failed.
     """
-    document = options_of(run, photos)
-    file, text = run.work / 'options' / f'{run.name}.yml', dump_yaml(document)
-    same = file.is_file() and file.read_text(encoding='utf-8') == text
-    if same and _iteration(run.weights) == document['train']['total_iter']:
-        return
-    if not same and run.folder.exists():
-        archive(run.folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
-    command = [sys.executable, str(ROOT / 'basicsr/train.py'), '-opt', str(file), '--auto_resume']
-    if subprocess.run(command, cwd=ROOT).returncode:
-        raise TrainingError(f"The training '{run.name}' failed or was interrupted; its messages are above.")
+    run_training(run, options_of(run, photos))
 
 
 def options_of(run: Run, photos: Clean) -> dict[str, Any]:
@@ -195,23 +149,5 @@ def new_model(variant: str, seed: int) -> nn.Module:
 
 
 def facts_of(run: Run) -> dict[str, Any]:
-    """What is told of a run beside its measurements: options, length, signals and the validations on the way."""
-    records = History.read(run.folder / FILE_NAME)
-    logged = [r for r in records if r['kind'] == 'train']
-    return {
-        'variant': run.variant, 'seed': run.seed, 'iterations': _iteration(run.weights),
-        'weights': checkpoint.sha256(run.weights)[:12],
-        'options': json.loads(json.dumps(variant_options(run.variant, run.iterations))),
-        'curve': [[r['iter'], rounded_to(r['metrics']['psnr'])] for r in records if r['kind'] == 'val'],
-        'signals': [_short(r) for r in logged[:: max(1, len(logged) // 30)]],
-    }  # fmt: skip
-
-
-def _short(record: dict[str, Any]) -> dict[str, Any]:
-    told = {**record['losses'], **record.get('signals', {})}
-    return {'iter': record['iter'], **{k: rounded_to(v) for k, v in told.items() if not isinstance(v, list)}}
-
-
-def _iteration(file: Path) -> int | None:
-    """At which iteration a weight file was saved; None if it is not there."""
-    return checkpoint.read(file).get('iter') if file.is_file() else None
+    """What is told of a run beside its measurements."""
+    return facts_of_run(run, variant_options(run.variant, run.iterations))
