@@ -62,11 +62,11 @@ class PIPALDataset(BaseDataset):
     ``score`` and ``score2`` of the two restorations, ``(MOS - mos_zero) / mos_unit``, float32 (); and ``source`` and
     ``distortion``, the names of scene and distortion. CKDNModel trains on it.
 
-    Files are called as in PIPAL and in the download of CKDN, wherever below ``dataroot`` they lie: ``A0001_00_03.bmp``,
-    ``ref_A0001_00_03.bmp`` for its degraded reference, ``A0001.bmp`` for the scene.
+    Files are called as in PIPAL and in the download of CKDN, wherever below ``dataroot_lq`` they lie:
+    ``A0001_00_03.bmp``, ``ref_A0001_00_03.bmp`` for its degraded reference, ``A0001.bmp`` for the scene.
 
     Args:
-        dataroot: Where the images are: a folder (sub-folders are searched too), an LMDB, or a list of such.
+        dataroot_lq: Where the images are: a folder (sub-folders are searched too), an LMDB, or a list of such.
         meta_info_file: Text file with a line ``A0001_00_03.bmp,1476.3`` for each restored image; a folder of such
             files, as PIPAL has one a scene; or a list of either.
         types: The distortions: ``published``, 50 in training and 39 others in validation and test, or ``all``.
@@ -88,7 +88,7 @@ class PIPALDataset(BaseDataset):
 
     def __init__(
         self,
-        dataroot: str | list[str],
+        dataroot_lq: str | list[str],
         meta_info_file: str | list[str],
         types: Literal['published', 'all'] = 'published',
         val_sources: Annotated[int, Range(0)] = 0,
@@ -109,7 +109,7 @@ class PIPALDataset(BaseDataset):
         self.rated = _of_phase(_read_lists(lists), phase, types, val_sources)
         if not self.rated:
             raise DataError(f'PIPALDataset: {first_few(lists)} names no image of phase {phase}, types {types}.')
-        self.images = open_source(dataroot, cache=cache, cache_dir=cache_dir)
+        self.images = open_source(dataroot_lq, cache=cache, cache_dir=cache_dir)
         self.stems = _stems_by_name(self.images, self.rated)
         self.scenes: dict[str, list[Rated]] = {}
         for rated in self.rated:

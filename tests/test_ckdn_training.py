@@ -149,7 +149,7 @@ def pipal(tmp_path):
             lines.append(f'{scene}_{kind}.bmp,{1600 - 100 * rank - number}')
         (tmp_path / 'labels').mkdir(exist_ok=True)
         (tmp_path / f'labels/{scene}.txt').write_text('\n'.join(lines) + '\n')
-    return {'dataroot': str(tmp_path / 'images'), 'meta_info_file': str(tmp_path / 'labels')}
+    return {'dataroot_lq': str(tmp_path / 'images'), 'meta_info_file': str(tmp_path / 'labels')}
 
 
 def test_a_sample_holds_all_that_is_compared(pipal):
@@ -163,7 +163,7 @@ def test_a_sample_holds_all_that_is_compared(pipal):
     assert (sample['source'], sample['distortion'], sample['key']) == ('A0001', '00_01', 'A0001_00_01')
     assert sample['score'].item() == pytest.approx((1499 - 900) / 1000)
     assert sample['score'].dtype == torch.float32
-    root = Path(pipal['dataroot'])
+    root = Path(pipal['dataroot_lq'])
     places = ('Distortion_1/A0001_00_01', 'degraded/ref_A0001_00_01', None, 'Train_Ref/A0001')
     for name, place in zip(VIEWS, places):
         assert sample[name].shape == (3, SIDE, SIDE + 4)
@@ -195,7 +195,7 @@ def test_views_are_cut_and_turned_alike(pipal):
 
 
 def test_lists_and_images_that_cannot_be_used(pipal, tmp_path):
-    root, labels = pipal['dataroot'], tmp_path / 'x.txt'
+    root, labels = pipal['dataroot_lq'], tmp_path / 'x.txt'
 
     def refused(text, match):
         labels.write_text(text)

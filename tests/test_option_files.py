@@ -61,7 +61,7 @@ def make_rated(folder):
     for name in ('A0001', *names, *(f'ref_{name}' for name in names)):
         cv2.imwrite(str(folder / f'rated/{name}.bmp'), photo // (1 + name.count('_')))
     (folder / 'rated.txt').write_text(''.join(f'{name}.bmp,{1500 - 100 * n}\n' for n, name in enumerate(names)))
-    return {'dataroot': folder / 'rated', 'meta_info_file': folder / 'rated.txt', 'val_sources': 0}
+    return {'dataroot_lq': folder / 'rated', 'meta_info_file': folder / 'rated.txt', 'val_sources': 0}
 
 
 def small_data(options, folder):

@@ -221,7 +221,7 @@ REFUSED = {
     'no training': ({'train': DROP}, "section 'train' is missing"),
     'no type': (
         {'network_g': {'width': 8}},
-        "key 'network_g.type' is missing: one of AIMnet, AdaIR, CORUN, ",
+        "key 'network_g.type' is missing: one of AIMnet, AdaIR, CKDN, CORUN, ",
     ),
     # values
     'no block': ({'network_g': 'NAFNet'}, "'network_g' is 'NAFNet' (str); allowed: a block with a type (arch): one of"),
