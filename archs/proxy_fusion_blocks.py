@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from basicsr.errors import OptionError
 
 from .precision import full_precision
-from .restormer_blocks import LayerNorm, NormType, depthwise_after_pointwise
+from .restormer_blocks import FeedForward, LayerNorm, NormType, depthwise_after_pointwise
 
 DictInit = Literal['normal', 'zeros']
 STD = 0.02  # of a dictionary that begins at random
@@ -65,20 +65,8 @@ class SpatialCrossAttention(nn.Module):
         return x.flatten(2).unflatten(1, (len(self.temperature), -1)).transpose(2, 3).contiguous()
 
 
-class DualGatedFeedForward(nn.Module):
-    """Feed-forward network of two halves, each gated by the other (LLFormer, AAAI 2023, arXiv:2212.11548).
-
-    Args:
-        channels: Channels in and out.
-        expansion: The hidden channels are this times ``channels``, rounded down.
-        bias: Whether the convolutions have biases.
-    """
-
-    def __init__(self, channels: int, expansion: float, bias: bool) -> None:
-        super().__init__()
-        hidden = int(channels * expansion)
-        self.project_in, self.dwconv = depthwise_after_pointwise(channels, 2 * hidden, bias)
-        self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
+class DualGatedFeedForward(FeedForward):
+    """Feed-forward network of two halves, each gated by the other (LLFormer, AAAI 2023, arXiv:2212.11548)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, channels, H, W) to the same shape."""

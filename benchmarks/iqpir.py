@@ -22,17 +22,16 @@ if __name__ == '__main__' and not __package__:  # run as a script: import from t
 
 import argparse
 import os
-from typing import Any
 
 import torch
 
 from basicsr.cli import run_command
 from basicsr.errors import OptionError
-from basicsr.utils.misc import processor_name
 from benchmarks import iqpir_page, iqpir_pictures, iqpir_scores
 from benchmarks.iqpir_data import Collection, collection
 from benchmarks.iqpir_runs import ROOT, VARIANTS, Run, facts_of, train
 from benchmarks.qualiteacher_runs import save
+from benchmarks.study_runs import data_folder, machine, photos_folder
 
 RESULTS = ROOT / 'docs/results/iqpir'
 PAGE = ROOT / 'docs/results/iqpir.md'
@@ -68,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
         if one.is_autoencoder:
             found = iqpir_scores.measure_autoencoder(one.weights, photos)
         else:
-            found = iqpir_scores.measure_restoration(one.weights, photos, _data(args), args.work, args.weights)
-        save(file, {'kind': 'run', **facts_of(one), **_machine(), 'measured': found})
+            found = iqpir_scores.measure_restoration(one.weights, photos, data_folder(args), args.work, args.weights)
+        save(file, {'kind': 'run', **facts_of(one), **machine(), 'measured': found})
         print(f'{one.name}: done.', flush=True)
     return 0
 
@@ -81,8 +80,8 @@ def knob(args: argparse.Namespace) -> int:
         if not one.has_knob:
             raise OptionError(f'{one.variant} has no knob.')
         if not file.is_file():
-            found = iqpir_scores.sweep(one.weights, _data(args), args.work, args.weights)
-            save(file, {'kind': 'sweep', 'variant': one.variant, 'seed': one.seed, **_machine(), **found})
+            found = iqpir_scores.sweep(one.weights, data_folder(args), args.work, args.weights)
+            save(file, {'kind': 'sweep', 'variant': one.variant, 'seed': one.seed, **machine(), **found})
             print(f'{file.stem}: done.', flush=True)
     return 0
 
@@ -94,9 +93,9 @@ def uncoded(args: argparse.Namespace) -> int:
         if one.is_autoencoder:
             raise OptionError(f'{one.variant} predicts no codes.')
         if not file.is_file():
-            given = _photos(args), _data(args), args.work, args.weights
+            given = _photos(args), data_folder(args), args.work, args.weights
             found = iqpir_scores.measure_restoration(one.weights, *given, uncoded=True)
-            save(file, {'kind': 'uncoded', 'variant': one.variant, 'seed': one.seed, **_machine(), 'measured': found})
+            save(file, {'kind': 'uncoded', 'variant': one.variant, 'seed': one.seed, **machine(), 'measured': found})
             print(f'{file.stem}: done.', flush=True)
     return 0
 
@@ -105,9 +104,9 @@ def reference(args: argparse.Namespace) -> int:
     """Measures the degraded photographs themselves. Returns the exit code."""
     file = args.results / 'reference.json'
     if not file.is_file():
-        found = iqpir_scores.measure_restoration(None, _photos(args), _data(args), args.work, args.weights)
+        found = iqpir_scores.measure_restoration(None, _photos(args), data_folder(args), args.work, args.weights)
         better = iqpir_scores.directions(args.weights)
-        save(file, {'kind': 'reference', **_machine(), 'better': better, 'measured': found})
+        save(file, {'kind': 'reference', **machine(), 'better': better, 'measured': found})
     return 0
 
 
@@ -136,19 +135,7 @@ def _runs(args: argparse.Namespace) -> list[Run]:
 
 
 def _photos(args: argparse.Namespace) -> Collection:
-    if args.photos is None:
-        raise OptionError('Name the folder of clean photographs by --photos, or by the variable QUALIR_PHOTOS.')
-    return collection(args.photos, args.work)
-
-
-def _data(args: argparse.Namespace) -> Path:
-    if args.data is None:
-        raise OptionError('Name the folder of real photographs by --data, or by the variable QUALIR_DATA.')
-    return args.data
-
-
-def _machine() -> dict[str, Any]:
-    return {'machine': {'processor': processor_name(), 'torch': str(torch.__version__)}}
+    return collection(photos_folder(args), args.work)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 from basicsr.errors import OptionError
 from basicsr.yaml_io import read_document
 from benchmarks.iqpir_data import Collection
-from benchmarks.qualiteacher_runs import lay_over
-from benchmarks.study_runs import ROOT, StudyRun, facts_of_run, iteration_of, run_training
+from benchmarks.qualiteacher_runs import iteration_of, lay_over
+from benchmarks.study_runs import ROOT, StudyRun, facts_of_run, run_training
 
 BASE = ROOT / 'options/_base'
 JUDGE = 'options/iqa/adapt.yml'

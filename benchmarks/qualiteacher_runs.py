@@ -139,7 +139,7 @@ def host_weights(work: Path, seed: int) -> Path:
         CheckpointError: They are not there, or not trained to the end.
     """
     file = _latest(host_folder(work, seed))
-    if _iteration(file) != HOST_ITERATIONS:
+    if iteration_of(file) != HOST_ITERATIONS:
         raise CheckpointError(f"'{file}' is not a finished host; make it with: qualiteacher.py pretrain --seeds {seed}")
     return file
 
@@ -151,7 +151,7 @@ def pretrain(work: Path, seed: int) -> None:
         TrainingError: The training failed.
     """
     folder = host_folder(work, seed)
-    if _iteration(_latest(folder)) == HOST_ITERATIONS:
+    if iteration_of(_latest(folder)) == HOST_ITERATIONS:
         return
     _start(
         ROOT / HOST_OPTIONS, folder.name, f'name={folder.name}', f'manual_seed={seed}',
@@ -170,7 +170,7 @@ def train(run: Run, photos: Photos) -> None:
     document = options_of(run, photos)
     file, text = run.work / 'options' / f'{run.name}.yml', dump_yaml(document)
     same = file.is_file() and file.read_text(encoding='utf-8') == text
-    if same and _iteration(_latest(run.folder)) == document['train']['total_iter']:
+    if same and iteration_of(_latest(run.folder)) == document['train']['total_iter']:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     if not same and run.folder.exists():
@@ -278,7 +278,7 @@ def _latest(folder: Path) -> Path:
     return folder / 'models/net_g_latest.pth'
 
 
-def _iteration(file: Path) -> int | None:
+def iteration_of(file: Path) -> int | None:
     """At which iteration a weight file was saved; None if it is not there."""
     return checkpoint.read(file).get('iter') if file.is_file() else None
 

@@ -29,12 +29,12 @@ import torch
 
 from basicsr.cli import run_command
 from basicsr.errors import OptionError
-from basicsr.utils.misc import processor_name
 from benchmarks import sipl_cost, sipl_page, sipl_pictures, sipl_scores
 from benchmarks._common import device
 from benchmarks.qualiteacher_runs import save
 from benchmarks.sipl_data import Clean, clean_photos
 from benchmarks.sipl_runs import BACKBONES, ROOT, VARIANTS, Run, facts_of, train
+from benchmarks.study_runs import data_folder, machine, photos_folder
 
 RESULTS = ROOT / 'docs/results/sipl'
 PAGE = ROOT / 'docs/results/sipl.md'
@@ -66,7 +66,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Trains and measures what is missing. Returns the exit code."""
-    photos, data = _photos(args), _data(args)
+    photos, data = _photos(args), data_folder(args)
     for one in _runs(args):
         file = args.results / f'{one.name}.json'
         if not file.is_file():
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def steps(args: argparse.Namespace) -> int:
     """Measures finished runs after every iteration of self-refinement. Returns the exit code."""
-    photos, data = _photos(args), _data(args)
+    photos, data = _photos(args), data_folder(args)
     for one in _runs(args):
         file = args.results / f'steps_{one.name}.json'
         if not one.refines:
@@ -93,7 +93,7 @@ def reference(args: argparse.Namespace) -> int:
     """Measures the degraded photographs themselves. Returns the exit code."""
     file = args.results / 'reference.json'
     if not file.is_file():
-        found = sipl_scores.measure(None, _photos(args), _data(args), args.work)
+        found = sipl_scores.measure(None, _photos(args), data_folder(args), args.work)
         _finish(file, 'reference', {}, {'measured': found})
     return 0
 
@@ -142,20 +142,11 @@ def _runs(args: argparse.Namespace) -> list[Run]:
 
 
 def _photos(args: argparse.Namespace) -> Clean:
-    if args.photos is None:
-        raise OptionError('Name the folder of clean photographs by --photos, or by the variable QUALIR_PHOTOS.')
-    return clean_photos(args.photos, args.work)
-
-
-def _data(args: argparse.Namespace) -> Path:
-    if args.data is None:
-        raise OptionError('Name the folder of real photographs by --data, or by the variable QUALIR_DATA.')
-    return args.data
+    return clean_photos(photos_folder(args), args.work)
 
 
 def _finish(file: Path, kind: str, told: dict[str, Any], found: dict[str, Any]) -> None:
-    machine = {'processor': processor_name(), 'torch': str(torch.__version__)}
-    save(file, {'kind': kind, **told, 'machine': machine, **found})
+    save(file, {'kind': kind, **told, **machine(), **found})
     print(f'{file.stem}: done.', flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from basicsr import checkpoint
-from basicsr.errors import TrainingError
+from basicsr.errors import OptionError, TrainingError
 from basicsr.files import archive, write_text
 from basicsr.history import FILE_NAME, History
+from basicsr.utils.misc import processor_name
 from basicsr.yaml_io import dump_yaml
-from benchmarks.qualiteacher_runs import rounded_to
+from benchmarks.qualiteacher_runs import iteration_of, rounded_to
 
 ROOT = Path(__file__).resolve().parents[1]
 SIGNALS = 30  # log lines of a training that are kept
@@ -87,9 +91,31 @@ def facts_of_run(run: StudyRun, options: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def iteration_of(file: Path) -> int | None:
-    """At which iteration a weight file was saved; None if it is not there."""
-    return checkpoint.read(file).get('iter') if file.is_file() else None
+def photos_folder(args: argparse.Namespace) -> Path:
+    """The folder of clean photographs that a study's command line names.
+
+    Raises:
+        OptionError: It names none.
+    """
+    if args.photos is None:
+        raise OptionError('Name the folder of clean photographs by --photos, or by the variable QUALIR_PHOTOS.')
+    return args.photos
+
+
+def data_folder(args: argparse.Namespace) -> Path:
+    """The folder of real photographs that a study's command line names.
+
+    Raises:
+        OptionError: It names none.
+    """
+    if args.data is None:
+        raise OptionError('Name the folder of real photographs by --data, or by the variable QUALIR_DATA.')
+    return args.data
+
+
+def machine() -> dict[str, Any]:
+    """What a result says of where it was made."""
+    return {'machine': {'processor': processor_name(), 'torch': str(torch.__version__)}}
 
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:
